@@ -1,0 +1,1 @@
+"""Questions with a boxed final answer."""

@@ -1,0 +1,49 @@
+"""The table of environment ids. Entry points are strings: an environment's module is imported when it is first made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+
+__all__ = ["REGISTRY", "Registration", "register_all"]
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What Gymnasium is told about one id.
+
+    Attributes:
+        entry_point: ``module:class`` of the environment.
+        reward_threshold: Mean return from which on the task counts as solved.
+        kwargs: Constructor arguments that the id stands for.
+    """
+
+    entry_point: str
+    reward_threshold: float
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+REGISTRY: Mapping[str, Registration] = {
+    "GSM8K-v0": Registration("llm_envs.maths.gsm8k:GSM8KEnv", reward_threshold=0.9),
+    "Arithmetic-v0": Registration("llm_envs.maths.arithmetic:ArithmeticEnv", reward_threshold=0.99),
+    "GuessNumber-v0": Registration("llm_envs.games.guess_number:GuessNumberEnv", reward_threshold=5.0),
+}
+
+
+def register_all() -> None:
+    """Register every id that is not registered yet.
+
+    Gymnasium's own wrappers are left off: `TextEnv` enforces the order of calls itself, its tests run the checker, and
+    without wrappers a state can be set on an environment that was never reset.
+    """
+    for env_id, entry in REGISTRY.items():
+        if env_id not in gym.registry:
+            gym.register(
+                env_id,
+                entry_point=entry.entry_point,
+                reward_threshold=entry.reward_threshold,
+                order_enforce=False,
+                disable_env_checker=True,
+                kwargs=dict(entry.kwargs),
+            )

@@ -1,0 +1,42 @@
+"""Players of single-turn mathematics."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from llm_envs.maths.question import MathEnv
+
+__all__ = ["RANDOM_ANSWERS", "Oracle", "RandomAnswerer"]
+
+RANDOM_ANSWERS = range(100)
+"""What `RandomAnswerer` says, uniformly."""
+
+
+class RandomAnswerer:
+    """Boxes a uniform whole number in 0..99, whatever the question."""
+
+    def __init__(self, env: "MathEnv", seed: int = 0) -> None:  # noqa: ARG002 (it needs no environment)
+        self._rng = np.random.default_rng(seed)
+
+    def reset(self, observation: str, info: Mapping[str, Any]) -> None:
+        """Nothing to forget."""
+
+    def act(self, observation: str) -> str:  # noqa: ARG002 (the protocol)
+        """A boxed number."""
+        return f"\\boxed{{{self._rng.integers(RANDOM_ANSWERS.start, RANDOM_ANSWERS.stop)}}}"
+
+
+class Oracle:
+    """Boxes the gold answer of the environment that it is made for."""
+
+    def __init__(self, env: "MathEnv", seed: int = 0) -> None:  # noqa: ARG002 (it leaves nothing to chance)
+        self._env = env
+
+    def reset(self, observation: str, info: Mapping[str, Any]) -> None:
+        """Nothing to forget."""
+
+    def act(self, observation: str) -> str:  # noqa: ARG002 (it does not look)
+        """The boxed gold answer; an empty box where there is none."""
+        return f"\\boxed{{{self._env.gold or ''}}}"

@@ -1,0 +1,69 @@
+import subprocess
+import sys
+
+import gymnasium as gym
+import pytest
+
+import llm_envs
+from llm_envs.registration import REGISTRY, register_all
+
+ISOLATED = """
+import json, sys
+import gymnasium as gym
+import llm_envs
+after_import = sorted(sys.modules)
+rows = [{"question": "1 + 1?", "answer": "#### 2"}]
+for env_id in ("GSM8K-v0", "Arithmetic-v0", "GuessNumber-v0"):
+    env = gym.make(env_id, **({"data": rows} if env_id == "GSM8K-v0" else {}))
+    env.reset(seed=0)
+    env.step("2")
+print(json.dumps([after_import, sorted(sys.modules)]))
+"""
+
+
+def test_the_public_names():
+    assert llm_envs.__all__ == ["AnyText", "TextEnv", "Verdict", "__version__"]
+    assert all(hasattr(llm_envs, name) for name in llm_envs.__all__)
+    assert llm_envs.__version__[0].isdigit()
+
+
+def test_the_table():
+    assert {env_id: entry.reward_threshold for env_id, entry in REGISTRY.items()} == {
+        "GSM8K-v0": 0.9,
+        "Arithmetic-v0": 0.99,
+        "GuessNumber-v0": 5.0,
+    }
+    for env_id, entry in REGISTRY.items():
+        spec = gym.spec(env_id)
+        assert spec.entry_point == entry.entry_point
+        module, class_name = entry.entry_point.split(":")
+        stem = env_id.removesuffix("-v0")
+        assert class_name == f"{stem}Env"
+        assert module.rsplit(".", 1)[1].replace("_", "") == stem.lower()
+
+
+def test_registering_twice_is_silent():
+    register_all()
+
+
+def test_an_id_with_the_module_needs_no_import():
+    code = "import gymnasium as gym; print(gym.make('llm_envs:GuessNumber-v0').reset(seed=0)[0])"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said == "My number is from 1 to 100. You have 10 guesses. I say if it is higher or lower.\n"
+
+
+@pytest.mark.parametrize("stage", ["after the import", "after every environment was played"])
+def test_what_is_never_imported(stage, modules):
+    loaded = modules[stage != "after the import"]
+    assert "numpy" in loaded
+    assert loaded.isdisjoint({"torch", "transformers", "peft", "vllm", "trainers", "datasets", "pyarrow", "pandas"})
+    if stage == "after the import":
+        assert not any(name.startswith(("llm_envs.maths", "llm_envs.games", "llm_envs.testing")) for name in loaded)
+
+
+@pytest.fixture(scope="module")
+def modules():
+    import json
+
+    run = subprocess.run([sys.executable, "-c", ISOLATED], check=True, capture_output=True, text=True)
+    return [set(names) for names in json.loads(run.stdout)]

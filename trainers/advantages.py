@@ -1,0 +1,36 @@
+"""Rewards to advantages: pure functions over `[P, G]` tensors (P problems, G trajectories a group)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def group_mean_advantages(rewards: Tensor, scorable: Tensor | None = None) -> Tensor:
+    """Reward minus the mean of its group, not divided by the group's deviation.
+
+    The group's mean is the baseline of REINFORCE (Williams, 1992) as used by GRPO (Shao et al., 2024,
+    arXiv:2402.03300); leaving out the division by the deviation follows Dr. GRPO (Liu et al., 2025, arXiv:2503.20783):
+    the division gives nearly solved and nearly hopeless problems the largest weights.
+
+    Args:
+        rewards: `[P, G]` returns of the trajectories.
+        scorable: `[P, G]` bool; False where the environment failed to judge. Such a trajectory counts in no mean and
+            has advantage 0.
+
+    Returns:
+        `[P, G]` advantages; every row sums to 0 over its scorable trajectories.
+    """
+    if rewards.ndim != 2:
+        raise ValueError(f"rewards must be [P, G], not {list(rewards.shape)}")
+    weight = torch.ones_like(rewards) if scorable is None else scorable.to(rewards.dtype)
+    mean = (rewards * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1.0)
+    return (rewards - mean) * weight
+
+
+def has_spread(rewards: Tensor, scorable: Tensor | None = None) -> Tensor:
+    """Which groups hold something to learn from: `[P]` bool, False where all scorable rewards of a group are equal."""
+    keep = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable
+    highest = rewards.masked_fill(~keep, -torch.inf).amax(1)
+    lowest = rewards.masked_fill(~keep, torch.inf).amin(1)
+    return highest > lowest

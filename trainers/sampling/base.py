@@ -1,0 +1,39 @@
+"""The protocol that every sampler keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from trainers.trajectories import Completion
+
+
+class Session(Protocol):
+    """The rows of one rollout, from their prompts to the end of their last turn."""
+
+    def sample(
+        self, feeds: Mapping[int, Sequence[int]], *, max_tokens: int, temperature: float = 1.0
+    ) -> dict[int, Completion]:
+        """Append tokens to rows, then sample one completion for each of them.
+
+        Args:
+            feeds: row number to the tokens that follow its last completion; empty on the first turn. A row that is
+                left out has ended and cannot come back.
+            max_tokens: most tokens sampled for a row in this turn.
+            temperature: 1.0 samples from the policy; 0.0 takes the most probable token.
+
+        Returns:
+            One completion a row in `feeds`. Their logprobs are those at the temperature sampled at (at 1.0 for 0.0).
+        """
+        ...
+
+
+class Sampler(Protocol):
+    """Turns prompt tokens into completions."""
+
+    def open(self, prompts: Sequence[Sequence[int]], *, group_size: int = 1, seed: int = 0) -> Session:
+        """Start `len(prompts) * group_size` rows; row `p * group_size + g` is the g-th try at prompt p.
+
+        Equal prompts are computed once.
+        """
+        ...
