@@ -28,6 +28,33 @@ def group_mean_advantages(rewards: Tensor, scorable: Tensor | None = None) -> Te
     return (rewards - mean) * weight
 
 
+def turn_advantages(rewards: Tensor, num_turns: Tensor, scorable: Tensor | None = None) -> Tensor:
+    """Reward still to come minus the mean of that over the group's trajectories that got as far as this turn.
+
+    In a game of many turns the tries at one problem part ways: one ends in the third turn, another in the ninth. A
+    baseline for each turn compares a turn only with its like, which takes out the luck of the turns before it
+    (a time-dependent baseline: Williams, 1992; Greensmith et al., 2004). With one turn it is
+    `group_mean_advantages`.
+
+    Args:
+        rewards: `[P, G, K]` reward of each of K turns; 0 after a trajectory's last.
+        num_turns: `[P, G]` how many turns each trajectory has.
+        scorable: `[P, G]` bool; False where the environment failed to judge: such trajectories are left out.
+
+    Returns:
+        `[P, G, K]` advantages; 0 where there was no turn.
+    """
+    if rewards.ndim != 3 or rewards.shape[:2] != num_turns.shape:
+        raise ValueError(f"rewards must be [P, G, K] and num_turns [P, G], not {rewards.shape} and {num_turns.shape}")
+    to_go = rewards.flip(2).cumsum(2).flip(2)
+    present = torch.arange(rewards.shape[2], device=rewards.device) < num_turns[:, :, None]  # [P, G, K]
+    if scorable is not None:
+        present = present & scorable[:, :, None]
+    weight = present.to(rewards.dtype)
+    mean = (to_go * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1.0)
+    return (to_go - mean) * weight
+
+
 def has_spread(rewards: Tensor, scorable: Tensor | None = None) -> Tensor:
     """Which groups hold something to learn from: `[P]` bool, False where all scorable rewards of a group are equal."""
     keep = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable

@@ -38,11 +38,16 @@ class Microbatch:
 
 
 def microbatches(
-    trajectories: Sequence[Trajectory], advantages: Sequence[float], *, tokens_per_microbatch: int
+    trajectories: Sequence[Trajectory], advantages: Sequence[Sequence[float]], *, tokens_per_microbatch: int
 ) -> Iterator[Microbatch]:
     """Cut trajectories into microbatches of at most `tokens_per_microbatch` tokens, padding included.
 
     Rows of like length stand together, so little is padding. A single row over the limit forms its own microbatch.
+
+    Args:
+        trajectories: the rows.
+        advantages: for each of them, one number a turn: every token of the turn gets it.
+        tokens_per_microbatch: the limit.
     """
     if len(trajectories) != len(advantages):
         raise ValueError(f"{len(trajectories)} trajectories but {len(advantages)} advantages")
@@ -56,7 +61,7 @@ def microbatches(
         start += rows
 
 
-def _pad(rows: Sequence[Trajectory], advantages: Sequence[float]) -> Microbatch:
+def _pad(rows: Sequence[Trajectory], advantages: Sequence[Sequence[float]]) -> Microbatch:
     longest = max(len(row.tokens) for row in rows)
     tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
     is_action = torch.zeros(len(rows), longest, dtype=torch.bool)
@@ -67,5 +72,6 @@ def _pad(rows: Sequence[Trajectory], advantages: Sequence[float]) -> Microbatch:
         is_action[i, : len(row.tokens)] = torch.tensor(row.is_action)
         taken = [p for p, chosen in zip(row.logprobs, row.is_action, strict=True) if chosen]
         sampled += taken
-        spread += [advantage] * len(taken)
+        for turn, value in zip(row.turns, advantage, strict=True):
+            spread += [value] * turn.num_tokens
     return Microbatch(tokens, is_action, torch.tensor(sampled), torch.tensor(spread))

@@ -44,6 +44,11 @@ class MasterAdam:
                 parameter.copy_(self._masters[name])
         return norm
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Take the following steps with another learning rate."""
+        for group in self._adam.param_groups:
+            group["lr"] = learning_rate
+
     def state_dict(self) -> dict[str, Any]:
         """Masters and moments, for `torch.save`."""
         return {"masters": self._masters, "adam": self._adam.state_dict()}

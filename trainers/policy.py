@@ -97,7 +97,8 @@ class Policy:
 
         device = choose_device(device) if isinstance(device, str) else device
         dtype = choose_dtype(dtype, device) if isinstance(dtype, str) else dtype
-        base = AutoModelForCausalLM.from_pretrained(str(model), dtype=dtype, attn_implementation=attention).to(device)
+        base: Any = AutoModelForCausalLM.from_pretrained(str(model), dtype=dtype, attn_implementation=attention)
+        base.to(device)
         if adapter is not None:
             peft_model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, autocast_adapter_dtype=False)
         else:
@@ -109,7 +110,7 @@ class Policy:
         for parameter in peft_model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)
-        return cls(cast("PeftModel", peft_model))
+        return cls(peft_model)
 
     @property
     def device(self) -> torch.device:
@@ -172,8 +173,8 @@ def token_logprobs(
     rows = max(1, _LOGITS_AT_A_TIME // cast("int", lm_head.out_features))
     if len(targets) <= rows:
         return of_slice(hidden, targets)
-    slices = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.cat([cast("Tensor", checkpoint(of_slice, h, t, use_reentrant=False)) for h, t in slices])
+    parts = [slice(start, start + rows) for start in range(0, len(targets), rows)]
+    return torch.cat([checkpoint(of_slice, hidden[part], targets[part], use_reentrant=False) for part in parts])
 
 
 def _check_head(causal_lm: Any, decoder: Callable[..., Any], lm_head: nn.Module) -> None:
@@ -183,7 +184,9 @@ def _check_head(causal_lm: Any, decoder: Callable[..., Any], lm_head: nn.Module)
         whole = causal_lm(input_ids=tokens, use_cache=False).logits
         parts = lm_head(decoder(input_ids=tokens, use_cache=False).last_hidden_state)
     if not torch.equal(whole, parts):
-        raise ValueError(f"{type(causal_lm).__name__} changes its logits after the output projection: not supported yet")
+        raise ValueError(
+            f"{type(causal_lm).__name__} changes its logits after the output projection: not supported yet"
+        )
     windows = getattr(causal_lm.config, "layer_types", None) or []
     if any(kind != "full_attention" for kind in windows):
         raise ValueError(f"{type(causal_lm).__name__} has layers without full attention: not supported yet")

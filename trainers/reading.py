@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from trainers.batching import microbatches
+from trainers.optimizer import MasterAdam
 from trainers.policy import token_logprobs
 from trainers.rendering import Renderer
 from trainers.rollouts import TextEnv, messages_of
 from trainers.trajectories import Completion, Trajectory, Turn
 
+_WARMUP_STEPS = 20
 
-class Solver(Protocol):
-    """A scripted player: it sees what a policy sees."""
+
+class Player(Protocol):
+    """A scripted player, as environments ship them: it sees what a policy sees."""
 
     def reset(self, observation: str, info: Mapping[str, Any]) -> None:
         """Begin an episode."""
@@ -26,63 +31,86 @@ class Solver(Protocol):
         ...
 
 
-def play(env: TextEnv, solver: Solver, renderer: Renderer, *, seed: int) -> Trajectory:
+def play(env: TextEnv, player: Player, renderer: Renderer, *, seed: int) -> Trajectory:
     """One episode of a scripted player, written down as if a policy had sampled it (with logprobs 0)."""
     observation, info = env.reset(seed=seed)
-    solver.reset(observation, info)
+    player.reset(observation, info)
     trajectory = Trajectory(seed=seed, observations=[observation])
     trajectory.append_prompt(renderer.prompt(messages_of(observation, info)))
     over = False
     while not over:
-        action = solver.act(observation)
+        action = player.act(observation)
         spoken = renderer.completion(action)
         trajectory.append_completion(Completion(spoken, [0.0] * len(spoken), "stop"))
         observation, reward, terminated, truncated, info = env.step(action)
         trajectory.observations.append(observation)
-        trajectory.turns.append(Turn(action, float(reward), "stop", str(info.get("verdict", "")), {}))
+        trajectory.turns.append(Turn(action, len(spoken), float(reward), "stop", str(info.get("verdict", "")), {}))
         over = terminated or truncated
         if not over:
             trajectory.append_prompt(renderer.continuation(messages_of(observation, info), stopped=True))
     return trajectory
 
 
-def read(
-    model: Any,
-    batches: Iterable[list[Trajectory]],
-    *,
-    steps: int,
-    learning_rate: float,
-    tokens_per_microbatch: int = 65_536,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
-) -> None:
-    """Train all weights of a causal language model to predict the actions of transcripts.
+class Reader:
+    """Trains all weights of a causal language model to predict the actions of transcripts.
 
-    AdamW with a linear warm-up over the first tenth and a cosine decay to zero (Loshchilov and Hutter, 2016,
-    arXiv:1608.03983); the loss is the mean cross-entropy of action tokens, in nats.
+    Adam with a short warm-up and a cosine decay to zero (Loshchilov and Hutter, 2016, arXiv:1608.03983), on the mean
+    cross-entropy of action tokens in nats. Step k reads transcripts of its own, fixed by its number, so a reading that
+    was stopped and restored goes on as if nothing had happened.
 
     Args:
-        model: a `transformers` causal language model in float32.
-        batches: lists of transcripts, one an optimizer step.
-        steps: how many to take; `batches` must have as many.
+        model: a `transformers` causal language model; it is trained in the dtype that it has.
+        transcripts: gives the transcripts of a step.
+        steps: how many there will be.
         learning_rate: the highest.
-        tokens_per_microbatch: padding included.
-        on_step: called with the number of the step and its loss.
+        tokens_per_microbatch: padding included; small ones stay in the processor's cache.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01, foreach=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
-    model.train()
-    for step, batch in zip(range(1, steps + 1), batches, strict=False):
-        total = sum(t.num_action_tokens for t in batch)
+
+    def __init__(
+        self,
+        model: Any,
+        transcripts: Callable[[int], list[Trajectory]],
+        *,
+        steps: int,
+        learning_rate: float,
+        tokens_per_microbatch: int = 4096,
+    ) -> None:
+        self._model = model
+        self._transcripts = transcripts
+        self.steps = steps
+        self._learning_rate = learning_rate
+        self._tokens_per_microbatch = tokens_per_microbatch
+        self._optimizer = MasterAdam(dict(model.named_parameters()), learning_rate=learning_rate)
+        self.steps_done = 0
+
+    def step(self) -> float:
+        """Read one batch of transcripts; its loss in nats a token."""
+        batch = self._transcripts(self.steps_done)
+        total = sum(trajectory.num_action_tokens for trajectory in batch)
+        everything = [[1.0] * len(trajectory.turns) for trajectory in batch]
         loss = 0.0
-        for microbatch in microbatches(batch, [1.0] * len(batch), tokens_per_microbatch=tokens_per_microbatch):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=AUTOCAST):
-                logprobs = token_logprobs(model.get_decoder(), model.get_output_embeddings(), microbatch.tokens, microbatch.is_action)
-            part = -logprobs.sum() / total
-            part.backward()
-            loss += float(part)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        on_step(step, loss)
-    model.eval()
+        for part in microbatches(batch, everything, tokens_per_microbatch=self._tokens_per_microbatch):
+            decoder, head = self._model.get_decoder(), self._model.get_output_embeddings()
+            mean = -token_logprobs(decoder, head, part.tokens, part.is_action).sum() / total
+            mean.backward()  # type: ignore[no-untyped-call]
+            loss += float(mean.detach())
+        self._optimizer.set_learning_rate(self._learning_rate * self._schedule())
+        self._optimizer.step(max_grad_norm=1.0)
+        self.steps_done += 1
+        return loss
+
+    def save(self, path: Path) -> None:
+        """Write all that is needed to go on."""
+        partial = path.with_suffix(".partial")
+        torch.save({"steps_done": self.steps_done, "optimizer": self._optimizer.state_dict()}, partial)
+        partial.replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
+        state = torch.load(path, weights_only=True)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.steps_done = int(state["steps_done"])
+
+    def _schedule(self) -> float:
+        cosine = 0.5 * (1.0 + math.cos(math.pi * self.steps_done / self.steps))
+        return min(1.0, (self.steps_done + 1) / _WARMUP_STEPS) * cosine

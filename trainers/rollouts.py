@@ -123,9 +123,9 @@ def _rollout_wave(
         started = time.perf_counter()
         feeds = {}
         for row, completion in completions.items():
-            feed = _step(envs[row], rows[row], completion, renderer, settings)
-            if feed is not None:
-                feeds[row] = feed
+            following = _step(envs[row], rows[row], completion, renderer, settings)
+            if following is not None:
+                feeds[row] = following
         clock.env_seconds += time.perf_counter() - started
     size = settings.group_size
     return [Group(seed, rows[i * size : (i + 1) * size]) for i, seed in enumerate(seeds)]
@@ -176,7 +176,14 @@ def _step(
         if len(trajectory.tokens) + len(feed) >= settings.context_length:
             feed, stop_reason = None, "length"
     trajectory.turns.append(
-        Turn(action, float(reward), stop_reason, str(info.get("verdict", "")), dict(info.get("reward_parts", {})))
+        Turn(
+            action,
+            len(completion.tokens),
+            float(reward),
+            stop_reason,
+            str(info.get("verdict", "")),
+            dict(info.get("reward_parts", {})),
+        )
     )
     return feed
 

@@ -11,29 +11,29 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 MAX_PARAMETERS = 3_000_000
 
-_SPECIAL_TOKENS = ["<unk>", "<pad>", "<user>", "<assistant>", "<end>"]
+_SPECIAL_TOKENS = ["<unk>", "<pad>", "<assistant>", "<end>"]
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<assistant>{{ message['content'] }}<end>"
-    "{% else %}<user>{{ message['content'] }}{% endif %}"
+    "{% else %}{{ message['content'] }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """One token for every word (what stands between spaces) of `texts`, and the five tokens of the chat template."""
+    """One token for every word (what stands between spaces) of `texts`, and the four tokens of the chat template."""
     words = dict.fromkeys(word for text in texts for word in text.split())
     vocabulary = {word: i for i, word in enumerate([*_SPECIAL_TOKENS, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         unk_token="<unk>",
         pad_token="<pad>",
         eos_token="<end>",
-        extra_special_tokens=["<user>", "<assistant>"],
+        extra_special_tokens=["<assistant>"],
         chat_template=_CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )

@@ -29,9 +29,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One `env.step`: the action as text, what came of it, and why sampling stopped."""
+    """One `env.step`: the action as text, its number of tokens, why sampling stopped, and what came of it."""
 
     action: str
+    num_tokens: int
     reward: float
     stop_reason: StopReason
     verdict: str

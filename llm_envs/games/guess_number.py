@@ -76,7 +76,7 @@ class GuessNumberEnv(TextEnv):
             raise ValueError(f"max_guesses must be at least 1, got {max_guesses}")
         self.low, self.high, self.max_guesses = low, high, max_guesses
         guesses = "1 guess" if max_guesses == 1 else f"{max_guesses} guesses"
-        self._opening = f"My number is from {low} to {high}. You have {guesses}. I say if it is higher or lower."
+        self._opening = f"Guess my number from {low} to {high}. You have {guesses}."
         self._secret = low
         self._turn = 0
 

@@ -1,0 +1,156 @@
+"""Everything that one can set about a run, with its reason; checked before anything is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. Its message is one line, meant for the person who typed it."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after everything was saved; `run_dir` is where to go on from."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(f"stopped by the user; everything is in {run_dir}")
+        self.run_dir = run_dir
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Grouped rollouts and LoRA policy gradient: the defaults are those of the recipe `rl_basic`."""
+
+    model: str
+    """Base model: a hub id or a transformers folder."""
+    env: str
+    """Gymnasium id, with the module that registers it: llm_envs:GSM8K-v0."""
+    env_args: str = "{}"
+    """Arguments of the environment, as a JSON object."""
+    eval_env_args: str = "{}"
+    """Arguments for evaluation, over those of env_args: '{"split": "test"}'."""
+    run_dir: Path = Path("runs/rl_basic")
+    """Where metrics, checkpoints and the final adapter go."""
+    updates: int = 58
+    """How many optimizer steps (58 batches of 128 problems are one epoch of GSM8K)."""
+    groups_per_batch: int = 128
+    """Problems a batch."""
+    group_size: int = 16
+    """Tries at each problem; their mean reward is the baseline."""
+    baseline: Literal["group", "turn"] = "group"
+    """What a turn's advantage is measured against: the mean return of the group, or, in games of many turns, the mean
+    of what is still to come over those of the group that got as far."""
+    max_tokens: int = 256
+    """Most tokens sampled in one turn."""
+    temperature: float = 1.0
+    """Of sampling, and of the policy that is trained: both divide the logits by it."""
+    learning_rate: float = 4e-5
+    """Of Adam."""
+    warmup_updates: int = 0
+    """Raise the learning rate from zero over so many updates: Adam's first steps follow noise as much as signal."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Keep the learning rate, or let it fall in a line, to zero at the last update."""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of Adam's moments."""
+    adam_eps: float = 1e-8
+    """Adam's epsilon."""
+    max_grad_norm: float | None = None
+    """Clip the gradient to this norm; None: leave it."""
+    lora_rank: int = 32
+    """Rank of the adapter on every linear layer."""
+    lora_alpha: int = 32
+    """The adapter's output is scaled by lora_alpha / lora_rank."""
+    eval_every: int = 20
+    """Evaluate (greedily) every so many updates, and at the end; 0: never."""
+    eval_size: int = 128
+    """Problems an evaluation: the first of a finite set of tasks, or held-out seeds of an endless one."""
+    save_every: int = 20
+    """Checkpoint every so many updates; 0: only at the end."""
+    seed: int = 0
+    """Of the adapter's first weights, of sampling, and of the order of problems."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    dtype: str = "auto"
+    """auto, bfloat16 or float32."""
+    attention: str = "sdpa"
+    """Attention kernel of transformers: sdpa or eager."""
+    tokens_per_microbatch: int = 16_384
+    """Most tokens (with padding) in one backward pass: bounds memory, changes no result."""
+    max_rows: int = 512
+    """Most episodes sampled at once: bounds memory."""
+    resume: bool = False
+    """Go on from the newest checkpoint in run_dir."""
+    overwrite: bool = False
+    """Throw away what is in run_dir."""
+
+    def validate(self) -> None:
+        """Check all that can be checked without the model.
+
+        Raises:
+            ConfigError: naming the first setting that cannot work.
+        """
+        if self.group_size < 2:
+            raise ConfigError(
+                f"group_size is {self.group_size}: advantages are rewards minus the mean of their group, "
+                "which is always 0 for a group of one; use at least 2"
+            )
+        for name in ("updates", "groups_per_batch", "max_tokens", "lora_rank", "lora_alpha", "max_rows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "temperature", "adam_eps"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("eval_every", "eval_size", "save_every", "seed", "warmup_updates"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.resume and self.overwrite:
+            raise ConfigError("resume and overwrite exclude each other")
+        self._check_env()
+
+    def _check_env(self) -> None:
+        import gymnasium as gym
+
+        train_args, eval_args = self.parsed_env_args(), self.parsed_env_args(evaluation=True)
+        module, _, _ = self.env.rpartition(":")
+        try:
+            if module:
+                importlib.import_module(module)
+            gym.spec(self.env.rpartition(":")[2])
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"env {self.env!r}: there is no module {error.name!r}") from error
+        except gym.error.Error as error:
+            hint = "" if module else "; write MODULE:ID if a module must be imported first, as in llm_envs:GSM8K-v0"
+            raise ConfigError(f"env {self.env!r} is not registered{hint}") from error
+        for arguments in (train_args, eval_args):
+            try:
+                gym.make(self.env, **arguments).close()
+            except Exception as error:
+                raise ConfigError(f"env {self.env!r} cannot be made: {' '.join(str(error).split())}") from error
+
+    def parsed_env_args(self, *, evaluation: bool = False) -> dict[str, Any]:
+        """`env_args` as a dictionary, for evaluation with `eval_env_args` over it."""
+        found: dict[str, Any] = {}
+        for name in ("env_args", "eval_env_args") if evaluation else ("env_args",):
+            try:
+                value = json.loads(getattr(self, name))
+            except json.JSONDecodeError as error:
+                raise ConfigError(f"{name} is not JSON: {error}") from error
+            if not isinstance(value, dict):
+                raise ConfigError(f"{name} must be a JSON object, not {getattr(self, name)}")
+            found |= value
+        return found
+
+    def learning_rate_at(self, update: int) -> float:
+        """The learning rate of update number `update`, counted from 0."""
+        warmup = min(1.0, (update + 1) / (self.warmup_updates + 1))
+        decay = 1.0 if self.schedule == "constant" else 1.0 - update / self.updates
+        return self.learning_rate * min(warmup, decay)
+
+    def as_json(self) -> dict[str, Any]:
+        """All settings as JSON values."""
+        return {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(self).items()}

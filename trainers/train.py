@@ -1,0 +1,271 @@
+"""The training loop: sample, grade, centre, update, repeat."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import torch
+
+from trainers.advantages import group_mean_advantages, has_spread, turn_advantages
+from trainers.batching import microbatches
+from trainers.checkpoints import load_state, prepare_run_dir, save_checkpoint
+from trainers.config import ConfigError, Interrupted, TrainConfig
+from trainers.evaluate import evaluate, summarize
+from trainers.losses import importance_sampling_loss
+from trainers.optimizer import MasterAdam
+from trainers.policy import Policy
+from trainers.rendering import Renderer
+from trainers.rollouts import EnvPool, RolloutClock, RolloutSettings, messages_of, rollout_groups
+from trainers.run_log import RunLog
+from trainers.sampling import TorchSampler
+from trainers.trajectories import Group, Trajectory
+
+# Of how many problems the prompts are measured before the model is loaded.
+_PROMPTS_CHECKED = 32
+
+
+@dataclass
+class Run:
+    """All parts of a run, ready to go."""
+
+    config: TrainConfig
+    policy: Policy
+    optimizer: MasterAdam
+    renderer: Renderer
+    sampler: TorchSampler
+    settings: RolloutSettings
+    pool: EnvPool
+    eval_pool: EnvPool
+    log: RunLog
+    updates_done: int = 0
+
+
+def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
+    """Train an adapter as `config` says.
+
+    Writes to `config.run_dir`: `config.json`, `metrics.jsonl` (a line for every update and evaluation),
+    `episodes.jsonl` (one group an update, as text), `checkpoints/`, and at the end `adapter/`.
+
+    Raises:
+        ConfigError: before anything is loaded, when a setting cannot work.
+        Interrupted: on Ctrl-C, after a checkpoint of the last finished update was written.
+    """
+    config.validate()
+    renderer, context_length = _preflight(config)
+    checkpoint = prepare_run_dir(config)
+    run = _load(config, renderer, context_length, checkpoint, log or RunLog(config))
+    run.log.start(run.updates_done, _known_returns(run.eval_pool))
+    try:
+        if run.updates_done == 0 and config.eval_every:
+            _evaluate(run)
+        while run.updates_done < config.updates:
+            _update(run)
+            if config.eval_every and (run.updates_done % config.eval_every == 0 or run.updates_done == config.updates):
+                _evaluate(run)
+            if config.save_every and run.updates_done % config.save_every == 0:
+                save_checkpoint(config, run.policy, run.optimizer, updates_done=run.updates_done)
+        save_checkpoint(config, run.policy, run.optimizer, updates_done=run.updates_done)
+        run.policy.save_adapter(config.run_dir / "adapter")
+    except KeyboardInterrupt:
+        run.log.stop()
+        saved = save_checkpoint(config, run.policy, run.optimizer, updates_done=run.updates_done)
+        run.log.say(f"Interrupted after update {run.updates_done}. Adapter and trainer state: {saved}")
+        raise Interrupted(config.run_dir) from None
+    finally:
+        run.log.stop()
+        run.pool.close()
+        run.eval_pool.close()
+    return run
+
+
+def _update(run: Run) -> None:
+    """One batch: roll out, compute advantages, take one optimizer step, log."""
+    config, number, clock, started = run.config, run.updates_done, RolloutClock(), time.perf_counter()
+    first = number * config.groups_per_batch
+    groups: list[Group] = []
+    for group in rollout_groups(
+        run.pool,
+        run.sampler,
+        run.renderer,
+        seeds=range(first, first + config.groups_per_batch),
+        settings=run.settings,
+        sampling_seed=_sampling_seed(config.seed, number),
+        clock=clock,
+    ):
+        groups.append(group)
+        run.log.progress(f"update {number + 1}: sampled {len(groups)} of {config.groups_per_batch} groups")
+    rolled_out = time.perf_counter()
+    run.log.progress(f"update {number + 1}: training")
+    trajectories, advantages, spread = _select(groups, config.baseline)
+    learned = _backward(run, trajectories, advantages)
+    everything = [trajectory for group in groups for trajectory in group.trajectories]
+    sampled = sum(t.num_action_tokens for t in everything)
+    with _uninterrupted():  # step, count and log agree, whenever Ctrl-C comes
+        if trajectories:
+            run.optimizer.set_learning_rate(config.learning_rate_at(number))
+            learned["grad_norm"] = run.optimizer.step(max_grad_norm=config.max_grad_norm)
+        run.updates_done += 1
+        metrics = {
+            **summarize(everything),
+            "constant_groups_share": 1.0 - spread,
+            **learned,
+            "entropy": -sum(map(sum, (t.logprobs for t in everything))) / max(1, sampled),
+            "action_tokens": float(sampled),
+            "sampling_seconds": clock.sampling_seconds,
+            "env_seconds": clock.env_seconds,
+            "training_seconds": time.perf_counter() - rolled_out,
+            "seconds": time.perf_counter() - started,
+        }
+        run.log.update(run.updates_done, metrics, groups[0])
+
+
+def _select(
+    groups: Sequence[Group], baseline: Literal["group", "turn"]
+) -> tuple[list[Trajectory], list[list[float]], float]:
+    """Trajectories that there is something to learn from, the advantage of each of their turns, and the groups' share.
+
+    A group whose returns are all equal is left out, and so is an episode that the environment failed to judge.
+    """
+    width = max(len(t.turns) for group in groups for t in group.trajectories)
+    rewards = torch.zeros(len(groups), len(groups[0].trajectories), width)  # [P, G, K]
+    num_turns = torch.zeros(rewards.shape[:2], dtype=torch.int64)
+    scorable = torch.zeros(rewards.shape[:2], dtype=torch.bool)
+    for p, group in enumerate(groups):
+        for g, trajectory in enumerate(group.trajectories):
+            rewards[p, g, : len(trajectory.turns)] = torch.tensor([turn.reward for turn in trajectory.turns])
+            num_turns[p, g], scorable[p, g] = len(trajectory.turns), trajectory.is_scorable
+    returns = rewards.sum(2)  # [P, G]
+    if baseline == "turn":
+        advantages = turn_advantages(rewards, num_turns, scorable)
+    else:
+        advantages = group_mean_advantages(returns, scorable)[:, :, None].expand(-1, -1, width)
+    spread = has_spread(returns, scorable)
+    chosen = [
+        (trajectory, advantages[p, g, : len(trajectory.turns)].tolist())
+        for p, group in enumerate(groups)
+        for g, trajectory in enumerate(group.trajectories)
+        if spread[p] and scorable[p, g]
+    ]
+    return [t for t, _ in chosen], [a for _, a in chosen], float(spread.float().mean())
+
+
+def _backward(run: Run, trajectories: Sequence[Trajectory], advantages: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Gradients of the mean loss over all sampled tokens of the batch; empty when there is nothing to learn from."""
+    if not trajectories:
+        return {}
+    total = sum(t.num_action_tokens for t in trajectories)
+    loss_sum = gap_sum = 0.0
+    for part in microbatches(trajectories, advantages, tokens_per_microbatch=run.config.tokens_per_microbatch):
+        batch = part.to(run.policy.device)
+        logprobs = run.policy.logprobs(batch.tokens, batch.is_action, temperature=run.settings.temperature)
+        loss = importance_sampling_loss(logprobs, batch.sampled_logprobs, batch.advantages) / total
+        loss.backward()  # type: ignore[no-untyped-call]
+        loss_sum += float(loss.detach())
+        gap_sum += float((logprobs.detach() - batch.sampled_logprobs).abs().sum())
+    return {"loss": loss_sum, "logprob_gap": gap_sum / total}
+
+
+def _evaluate(run: Run) -> None:
+    run.log.progress("evaluating")
+    played = evaluate(run.eval_pool, run.sampler, run.renderer, size=run.config.eval_size, settings=run.settings)
+    run.log.evaluation(run.updates_done, summarize(played))
+
+
+def _preflight(config: TrainConfig) -> tuple[Renderer, int]:
+    """Check model and prompts before any weights are loaded; the renderer and the length of the context."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        model_config = AutoConfig.from_pretrained(config.model)
+        tokenizer = AutoTokenizer.from_pretrained(config.model)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {config.model!r} cannot be read: {str(error).splitlines()[0]}") from error
+    renderer = Renderer(tokenizer)
+    context_length = int(model_config.max_position_embeddings)
+    env = gym.make(config.env, **config.parsed_env_args())
+    for seed in range(min(_PROMPTS_CHECKED, config.groups_per_batch * config.updates)):
+        length = len(renderer.prompt(messages_of(*env.reset(seed=seed))))
+        if length + config.max_tokens > context_length:
+            raise ConfigError(
+                f"the prompt of seed {seed} has {length} tokens; with max_tokens={config.max_tokens} that is over the "
+                f"context of {config.model}, {context_length}"
+            )
+    env.close()
+    return renderer, context_length
+
+
+def _load(config: TrainConfig, renderer: Renderer, context_length: int, checkpoint: Path | None, log: RunLog) -> Run:
+    state = None if checkpoint is None else load_state(checkpoint, config)
+    log.progress("loading the model")
+    policy = Policy.load(
+        config.model,
+        lora_rank=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        seed=config.seed,
+        device=config.device,
+        dtype=config.dtype,
+        attention=config.attention,
+        adapter=checkpoint,
+    )
+    optimizer = MasterAdam(
+        policy.trainable, learning_rate=config.learning_rate, betas=config.adam_betas, eps=config.adam_eps
+    )
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+    return Run(
+        config=config,
+        policy=policy,
+        optimizer=optimizer,
+        renderer=renderer,
+        sampler=TorchSampler(policy, stop_tokens=renderer.stop_tokens, context_length=context_length),
+        settings=RolloutSettings(
+            group_size=config.group_size,
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            context_length=context_length,
+            max_rows=config.max_rows,
+        ),
+        pool=EnvPool(partial(gym.make, config.env, **config.parsed_env_args())),
+        eval_pool=EnvPool(partial(gym.make, config.env, **config.parsed_env_args(evaluation=True))),
+        log=log,
+        updates_done=0 if state is None else int(state["updates_done"]),
+    )
+
+
+def _known_returns(pool: EnvPool) -> dict[str, float]:
+    """What the environment's own solvers earn in expectation, where the environment says so."""
+    env: Any = pool.take(1)[0].unwrapped
+    if not hasattr(env, "solver_return"):
+        return {}
+    known = {name: env.solver_return(name) for name in env.solvers}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _sampling_seed(seed: int, update: int) -> int:
+    """A seed for each update, so that a resumed run samples what the uninterrupted one would have."""
+    return (seed * 1_000_003 + update) * 1_009
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C until the block is done."""
+    pressed: list[bool] = []
+    try:
+        previous = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    except ValueError:  # not in the main thread: no signal arrives here
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if pressed:
+        raise KeyboardInterrupt
