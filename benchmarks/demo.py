@@ -44,7 +44,7 @@ def main(config: Config) -> None:
         row = {
             "seed": seed,
             "greedy_return": round(summary["greedy_return"], 3),
-            "optimal_return": round(summary["optimal_return"], 3),
+            "optimal_return": round(summary["optimal"], 3),
             "reading_seconds": round(summary["reading_seconds"], 1),
             "seconds": round(summary["seconds"], 1),
             "process_seconds": round(whole, 1),

@@ -78,7 +78,7 @@ class TrainConfig:
     dtype: str = "auto"
     """auto, bfloat16 or float32."""
     attention: str = "sdpa"
-    """Attention kernel of transformers: sdpa or eager."""
+    """Attention kernel in training: sdpa, or eager, which is faster on a CPU for rows of some hundred tokens."""
     tokens_per_microbatch: int = 16_384
     """Most tokens (with padding) in one backward pass: bounds memory, changes no result."""
     max_rows: int = 512

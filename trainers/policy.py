@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -89,7 +90,8 @@ class Policy:
             seed: of the fresh adapter's weights.
             device: `auto`, `cpu`, `cuda`, ...
             dtype: `auto`, `bfloat16` or `float32`, of base and adapter.
-            attention: attention kernel of transformers: `sdpa`, or `eager`, which is faster for short rows on a CPU.
+            attention: attention kernel of transformers for training: `sdpa`, or `eager`, whose backward pass is faster
+                on a CPU for rows of some hundred tokens, and whose memory grows with their square.
             adapter: a PEFT adapter folder to go on from.
         """
         from peft import LoraConfig, PeftModel, get_peft_model
@@ -126,6 +128,16 @@ class Policy:
     def trainable(self) -> dict[str, nn.Parameter]:
         """The adapter's parameters by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def attention(self, kernel: str) -> Iterator[None]:
+        """Compute with another attention kernel of transformers for a while."""
+        usual = self.config._attn_implementation
+        self.model.set_attn_implementation(kernel)
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(usual)
 
     def hidden_states(self, tokens: Tensor, **kwargs: Any) -> Tensor:
         """Last hidden states `[B, T, H]` of `tokens` `[B, T]`, before the vocabulary projection."""

@@ -44,7 +44,7 @@ def build_tiny_model(
     *,
     seed: int,
     hidden_size: int = 128,
-    num_layers: int = 2,
+    num_layers: int = 3,
     num_heads: int = 4,
     context_length: int = 256,
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:

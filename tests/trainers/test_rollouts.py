@@ -248,7 +248,9 @@ def test_a_full_context_ends_the_episode(renderer, words):
         for trajectory in group.trajectories:
             reasons = [turn.stop_reason for turn in trajectory.turns]
             lengths[context_length] = len(reasons)
-            assert reasons == ["stop"] * len(reasons) if len(reasons) == 4 else ["stop"] * (len(reasons) - 1) + ["length"]
+            assert (
+                reasons == ["stop"] * len(reasons) if len(reasons) == 4 else ["stop"] * (len(reasons) - 1) + ["length"]
+            )
             assert trajectory.is_truncated == (len(reasons) < 4)
             assert trajectory.total_reward == 0.25 * len(reasons)
     # After n turns and feeds 2 + 4n tokens stand there; one more must fit.

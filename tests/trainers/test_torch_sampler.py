@@ -229,9 +229,7 @@ def test_the_seed_decides(folders, load_policy):
 
 
 def test_tries_of_one_group_differ(folders, load_policy):
-    session = TorchSampler(load_policy(folders["llama"]), stop_tokens=[NO_SUCH_TOKEN]).open(
-        [[5]], group_size=8
-    )
+    session = TorchSampler(load_policy(folders["llama"]), stop_tokens=[NO_SUCH_TOKEN]).open([[5]], group_size=8)
     completions = session.sample(dict.fromkeys(range(8), ()), max_tokens=8)
     assert len({tuple(c.tokens) for c in completions.values()}) == 8
 

@@ -40,7 +40,8 @@ class TorchSampler:
         if max(map(len, prompts)) >= self._context_length:
             raise ValueError(f"a prompt of {max(map(len, prompts))} tokens leaves no room in {self._context_length}")
         generator = torch.Generator(self._policy.device).manual_seed(seed)
-        return TorchSession(self._policy, self._stop_tokens, self._context_length, prompts, group_size, generator)
+        with self._policy.attention("sdpa"):  # for one new token a row the fastest everywhere, and frugal with memory
+            return TorchSession(self._policy, self._stop_tokens, self._context_length, prompts, group_size, generator)
 
 
 class TorchSession:
@@ -85,6 +86,10 @@ class TorchSession:
             raise KeyError(f"rows {gone[:5]} have ended or never were")
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
+        with self._policy.attention("sdpa"):
+            return self._sample(feeds, max_tokens, temperature)
+
+    def _sample(self, feeds: Mapping[int, Sequence[int]], max_tokens: int, temperature: float) -> dict[int, Completion]:
         self._feed(feeds)
         active = len(feeds)
         rows = len(self._row_of_slot)

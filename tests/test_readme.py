@@ -1,0 +1,85 @@
+"""The README's code runs, prints what it says it prints, and names commands that exist."""
+
+import contextlib
+import importlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def promised_output(block: str) -> list[str]:
+    """The comments behind or below `print(...)`, in order."""
+    promised = []
+    for line, following in zip(block.splitlines(), [*block.splitlines()[1:], ""], strict=True):
+        if line.startswith("print("):
+            comment = line.partition("  # ")[2] or (following[2:] if following.startswith("# ") else "")
+            if comment:
+                promised.append(comment)
+    return promised
+
+
+@pytest.mark.parametrize(
+    "block", blocks("python"), ids=lambda block: f"line {README[: README.index(block)].count(chr(10)) + 1}"
+)
+def test_python_block_runs_and_prints_what_it_says(block: str) -> None:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        scope: dict[str, object] = {"__name__": "readme"}
+        exec(compile(block, "README.md", "exec"), scope)
+        for name, value in scope.items():
+            if name.startswith("test_") and callable(value):
+                value()
+    assert printed.getvalue().splitlines() == promised_output(block)
+
+
+def test_there_are_python_blocks() -> None:
+    assert len(blocks("python")) >= 4
+    assert any(promised_output(block) for block in blocks("python"))
+
+
+def commands() -> list[list[str]]:
+    joined = "\n".join(blocks("sh")).replace("\\\n", " ")
+    return [
+        shlex.split(part, comments=True) for line in joined.splitlines() for part in line.split("&&") if part.strip()
+    ]
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {command[1] for command in commands() if command and command[0] == "make"}
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_modules_and_their_options_exist() -> None:
+    from trainers.config import TrainConfig
+    from trainers.gguf import Config as GGUFConfig
+
+    configs: dict[str, type] = {"trainers.recipes.rl_basic": TrainConfig, "trainers.gguf": GGUFConfig}
+    seen = set()
+    for command in commands():
+        if command[:2] == ["python", "-m"]:
+            importlib.import_module(command[2])
+            tyro.cli(configs[command[2]], args=command[3:])
+            seen.add(command[2])
+    assert seen == set(configs)
+
+
+def test_linked_files_exist() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_recipes_named_exist() -> None:
+    for module in re.findall(r"`(trainers\.recipes\.\w+)`", README):
+        importlib.import_module(module)
