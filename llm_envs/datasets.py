@@ -158,8 +158,10 @@ def _rows_from_hub(source: DatasetSource, split: str) -> Sequence[Row]:
             source, split, "the package `datasets` is not installed: pip install 'llm-envs[hub]'"
         ) from error
     try:
-        with _offline_where_unreachable():
+        with _offline_where_unreachable() as offline:
             dataset = load_dataset(source.hub_id, source.hub_config, split=split, revision=source.revision)
+        if offline:
+            _check_cached_revision(source, [file["filename"] for file in dataset.cache_files])
     except Exception as error:  # whatever the hub client raises, the user learns about all three places
         raise _unavailable(source, split, f"{type(error).__name__}: {error}") from error
     rows = dataset.select_columns(list(source.columns)).to_list()
@@ -168,8 +170,11 @@ def _rows_from_hub(source: DatasetSource, split: str) -> Sequence[Row]:
 
 
 @contextmanager
-def _offline_where_unreachable() -> Iterator[None]:
-    """Where no way leads to the hub, let its client look into its cache only, not retry for half a minute."""
+def _offline_where_unreachable() -> Iterator[bool]:
+    """Where no way leads to the hub, let its client look into its cache only, not retry for half a minute.
+
+    Yields whether that is so.
+    """
     from datasets import config
     from huggingface_hub import constants
 
@@ -182,11 +187,18 @@ def _offline_where_unreachable() -> Iterator[None]:
         before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
         constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
         try:
-            yield
+            yield True
         finally:
             constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
     else:
-        yield
+        yield bool(constants.HF_HUB_OFFLINE)
+
+
+def _check_cached_revision(source: DatasetSource, cache_files: Sequence[str]) -> None:
+    """Refuse other data: without a hub its client takes whatever revision it has, in a folder named after it."""
+    other = [path for path in cache_files if source.revision not in Path(path).parts]
+    if other:
+        raise ValueError(f"the hub cannot be reached, and its cache holds another revision: {other[0]}")
 
 
 def _unavailable(source: DatasetSource, split: str, hub_failure: str) -> DataUnavailableError:

@@ -63,9 +63,9 @@ def test_make_targets_exist() -> None:
 
 def test_modules_and_their_options_exist() -> None:
     from trainers.config import TrainConfig
-    from trainers.gguf import Config as GGUFConfig
+    from trainers.gguf import ConvertConfig
 
-    configs: dict[str, type] = {"trainers.recipes.rl_basic": TrainConfig, "trainers.gguf": GGUFConfig}
+    configs: dict[str, type] = {"trainers.recipes.rl_basic": TrainConfig, "trainers.gguf": ConvertConfig}
     seen = set()
     for command in commands():
         if command[:2] == ["python", "-m"]:

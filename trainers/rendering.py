@@ -29,13 +29,24 @@ class Renderer:
             raise ValueError("the tokenizer has no end-of-sequence token: name the stop_tokens")
         self._tokenizer = tokenizer
         self._has_template = bool(tokenizer.chat_template)
-        stops = dict.fromkeys(stop_tokens)
-        if isinstance(tokenizer.eos_token_id, int):
-            stops[tokenizer.eos_token_id] = None
-        self.stop_tokens: tuple[int, ...] = tuple(stops)
+        own = [tokenizer.eos_token_id] if isinstance(tokenizer.eos_token_id, int) else []
+        self.stop_tokens: tuple[int, ...] = tuple(dict.fromkeys([*own, *stop_tokens]))
         # Games say few different things and say them thousands of times.
         self._encode = lru_cache(maxsize=4096)(self._encode_text)
         self._apply_template = lru_cache(maxsize=4096)(self._render_chat)
+
+    @classmethod
+    def from_pretrained(cls, model: str) -> Renderer:
+        """The renderer of a model (hub id or folder), with all the stop tokens that its generation config names."""
+        from transformers import AutoTokenizer, GenerationConfig
+
+        try:
+            stop_tokens = GenerationConfig.from_pretrained(model).eos_token_id
+        except OSError:  # the model has none
+            stop_tokens = None
+        if isinstance(stop_tokens, int):
+            stop_tokens = [stop_tokens]
+        return cls(AutoTokenizer.from_pretrained(model), stop_tokens=stop_tokens or ())
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of the opening messages, up to where the policy speaks."""
@@ -59,7 +70,7 @@ class Renderer:
 
     def completion(self, action: str) -> list[int]:
         """Tokens of an action that a scripted player speaks, with the stop token that ends it."""
-        return [*self._encode(action), self.stop_tokens[-1]]
+        return [*self._encode(action), self.stop_tokens[0]]
 
     def action(self, tokens: Sequence[int]) -> str:
         """The text that the environment sees: sampled tokens without the stop token or any other special one."""

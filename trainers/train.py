@@ -181,14 +181,13 @@ def _evaluate(run: Run) -> None:
 
 def _preflight(config: TrainConfig) -> tuple[Renderer, int]:
     """Check model and prompts before any weights are loaded; the renderer and the length of the context."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     try:
         model_config = AutoConfig.from_pretrained(config.model)
-        tokenizer = AutoTokenizer.from_pretrained(config.model)
+        renderer = Renderer.from_pretrained(config.model)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {config.model!r} cannot be read: {str(error).splitlines()[0]}") from error
-    renderer = Renderer(tokenizer)
     context_length = int(model_config.max_position_embeddings)
     env = gym.make(config.env, **config.parsed_env_args())
     for seed in range(min(_PROMPTS_CHECKED, config.groups_per_batch * config.updates)):

@@ -11,6 +11,7 @@ import pytest
 from llm_envs.datasets import (
     DatasetSource,
     DataUnavailableError,
+    _check_cached_revision,
     _read_file,
     _rows_from_hub,
     fixed_order,
@@ -212,3 +213,11 @@ def test_the_order_is_a_fixed_permutation():
     assert fixed_order(10, 1).tolist() != order.tolist()
     with pytest.raises(ValueError, match="read-only"):
         order[0] = 5
+
+
+def test_a_cache_of_another_revision_is_refused():
+    pinned = f"/cache/owner___toy/main/0.0.0/{SOURCE.revision}/toy-test.arrow"
+    _check_cached_revision(SOURCE, [pinned])
+    other = pinned.replace(SOURCE.revision, "def456")
+    with pytest.raises(ValueError, match=r"holds another revision: .*def456"):
+        _check_cached_revision(SOURCE, [pinned, other])

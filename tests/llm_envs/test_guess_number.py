@@ -28,7 +28,7 @@ def play(env, actions, index) -> Any:
 
 def test_an_episode():
     env = GuessNumberEnv()
-    assert env.reset(seed=0)[0] == "My number is from 1 to 100. You have 10 guesses. I say if it is higher or lower."
+    assert env.reset(seed=0)[0] == "Guess my number from 1 to 100. You have 10 guesses."
     events = play(env, ["50", "Is it 75?", "dunno", "I guess 60."], index=59)
     assert [event[0] for event in events] == ["Higher!", "Lower!", "Say one whole number.", "Correct!"]
     assert [event[1] for event in events] == [0.0, 0.0, 0.0, 7.0]
@@ -120,7 +120,7 @@ def test_a_state_of_other_rules_is_refused():
 
 def test_vocabulary():
     assert GuessNumberEnv(low=1, high=3, max_guesses=2).vocabulary() == [
-        "My number is from 1 to 3. You have 2 guesses. I say if it is higher or lower.",
+        "Guess my number from 1 to 3. You have 2 guesses.",
         "Higher!",
         "Lower!",
         "Correct!",

@@ -49,7 +49,7 @@ def test_registering_twice_is_silent():
 def test_an_id_with_the_module_needs_no_import():
     code = "import gymnasium as gym; print(gym.make('llm_envs:GuessNumber-v0').reset(seed=0)[0])"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert said == "My number is from 1 to 100. You have 10 guesses. I say if it is higher or lower.\n"
+    assert said == "Guess my number from 1 to 100. You have 10 guesses.\n"
 
 
 @pytest.mark.parametrize("stage", ["after the import", "after every environment was played"])

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from trainers.trajectories import Completion, Trajectory, Turn
 
 ROOT = Path(__file__).parents[2]
 VOCABULARY = 40
+END = 3  # the stop token of all models here
 
 
 # What the libraries below say to each other; everything else stays an error.
@@ -145,6 +146,43 @@ def make_trajectory() -> Callable[..., Trajectory]:
         return trajectory
 
     return make
+
+
+class ScriptedSession:
+    """Says the same words in every turn, row by row, and writes down what it was fed."""
+
+    def __init__(self, owner: "ScriptedSampler", prompts: Sequence[Sequence[int]], group_size: int) -> None:
+        self.owner = owner
+        self.ledgers = [list(prompt) for prompt in prompts for _ in range(group_size)]
+
+    def sample(
+        self, feeds: Mapping[int, Sequence[int]], *, max_tokens: int, temperature: float = 1.0
+    ) -> dict[int, Completion]:
+        self.owner.calls.append((set(feeds), max_tokens, temperature))
+        found = {}
+        for row, feed in feeds.items():
+            said = self.owner.say(row, len(self.owner.calls) - 1)
+            found[row] = Completion(said, [-0.5] * len(said), "stop" if said[-1] == END else "length")
+            self.ledgers[row] += [*feed, *said]
+        return found
+
+
+class ScriptedSampler:
+    def __init__(self, say) -> None:
+        self.say = say
+        self.calls: list[tuple[set[int], int, float]] = []
+        self.opened: list[tuple[int, int, int]] = []
+        self.sessions: list[ScriptedSession] = []
+
+    def open(self, prompts: Sequence[Sequence[int]], *, group_size: int = 1, seed: int = 0) -> ScriptedSession:
+        self.opened.append((len(prompts), group_size, seed))
+        self.sessions.append(ScriptedSession(self, prompts, group_size))
+        return self.sessions[-1]
+
+
+@pytest.fixture
+def scripted() -> type[ScriptedSampler]:
+    return ScriptedSampler
 
 
 @pytest.fixture

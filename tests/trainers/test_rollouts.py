@@ -1,7 +1,6 @@
 """Rollouts against a sampler that says what the test tells it, and environments that are none of ours."""
 
 import string
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -10,41 +9,9 @@ import pytest
 from trainers.rendering import Renderer
 from trainers.rollouts import EnvPool, RolloutClock, RolloutSettings, messages_of, rollout_groups
 from trainers.sampling import TorchSampler
-from trainers.trajectories import Completion, Group
+from trainers.trajectories import Group
 
 STOP = 3  # <end> of the tiny tokenizer
-
-
-class ScriptedSession:
-    """Says the same words in every turn, row by row, and writes down what it was fed."""
-
-    def __init__(self, owner: "ScriptedSampler", prompts: Sequence[Sequence[int]], group_size: int) -> None:
-        self.owner = owner
-        self.ledgers = [list(prompt) for prompt in prompts for _ in range(group_size)]
-
-    def sample(
-        self, feeds: Mapping[int, Sequence[int]], *, max_tokens: int, temperature: float = 1.0
-    ) -> dict[int, Completion]:
-        self.owner.calls.append((set(feeds), max_tokens, temperature))
-        found = {}
-        for row, feed in feeds.items():
-            said = self.owner.say(row, len(self.owner.calls) - 1)
-            found[row] = Completion(said, [-0.5] * len(said), "stop" if said[-1] == STOP else "length")
-            self.ledgers[row] += [*feed, *said]
-        return found
-
-
-class ScriptedSampler:
-    def __init__(self, say) -> None:
-        self.say = say
-        self.calls: list[tuple[set[int], int, float]] = []
-        self.opened: list[tuple[int, int, int]] = []
-        self.sessions: list[ScriptedSession] = []
-
-    def open(self, prompts: Sequence[Sequence[int]], *, group_size: int = 1, seed: int = 0) -> ScriptedSession:
-        self.opened.append((len(prompts), group_size, seed))
-        self.sessions.append(ScriptedSession(self, prompts, group_size))
-        return self.sessions[-1]
 
 
 class CountDown(gym.Env[str, str]):
@@ -117,10 +84,10 @@ def rollouts(pool, sampler, renderer, **options) -> list[Group]:
     return list(rollout_groups(pool, sampler, renderer, settings=settings, sampling_seed=70, **options))
 
 
-def test_the_ledger_of_a_game_of_many_turns(renderer, tokenizer, words):
+def test_the_ledger_of_a_game_of_many_turns(scripted, renderer, tokenizer, words):
     # Rows 0 and 2 stop by themselves; row 1 is cut off; row 3 says nothing but <end>.
     said = [[*words("50 51"), STOP], words("52 53"), [*words("54"), STOP], [STOP]]
-    sampler = ScriptedSampler(lambda row, turn: said[row])
+    sampler = scripted(lambda row, turn: said[row])
     pool = EnvPool(Chat)
     groups = rollouts(pool, sampler, renderer, seeds=[5, 7])
     assert [group.seed for group in groups] == [5, 7]
@@ -150,8 +117,8 @@ def test_the_ledger_of_a_game_of_many_turns(renderer, tokenizer, words):
     assert sampler.opened == [(2, 2, 70)]
 
 
-def test_environments_without_messages_or_verdicts(renderer, words):
-    sampler = ScriptedSampler(lambda row, turn: [*words("50"), STOP])
+def test_environments_without_messages_or_verdicts(scripted, renderer, words):
+    sampler = scripted(lambda row, turn: [*words("50"), STOP])
     pool = EnvPool(CountDown)
     groups = rollouts(pool, sampler, renderer, seeds=range(6), group_size=3)
     lefts = [int(gym.utils.seeding.np_random(seed)[0].integers(1, 4, endpoint=True)) for seed in range(6)]
@@ -168,17 +135,17 @@ def test_environments_without_messages_or_verdicts(renderer, words):
     assert pool.take(1)[0].unwrapped.heard == ["50"] * lefts[0]  # type: ignore[attr-defined]
 
 
-def test_text_environments_of_gymnasium_work_through_make(renderer, words):
+def test_text_environments_of_gymnasium_work_through_make(scripted, renderer, words):
     gym.register("test_rollouts/CountDown-v0", entry_point=CountDown)
     pool = EnvPool(lambda: gym.make("test_rollouts/CountDown-v0", longest=2))
-    [group] = rollouts(pool, ScriptedSampler(lambda row, turn: [*words("50"), STOP]), renderer, seeds=[3])
+    [group] = rollouts(pool, scripted(lambda row, turn: [*words("50"), STOP]), renderer, seeds=[3])
     assert [t.total_reward for t in group.trajectories] == [0.25 * len(t.turns) for t in group.trajectories]
     pool.close()
 
 
-def test_an_environment_that_truncates(renderer, words):
+def test_an_environment_that_truncates(scripted, renderer, words):
     pool = EnvPool(lambda: CountDown(truncates=True))
-    sampler = ScriptedSampler(lambda row, turn: [*words("50"), STOP])
+    sampler = scripted(lambda row, turn: [*words("50"), STOP])
     [group] = rollouts(pool, sampler, renderer, seeds=[0], options=[{"left": 2}])
     for trajectory in group.trajectories:
         assert [turn.stop_reason for turn in trajectory.turns] == ["stop", "env"]
@@ -201,13 +168,13 @@ class Whimsical(CountDown):
 
 
 @pytest.mark.parametrize("in_info", [False, True])
-def test_different_problems_for_one_seed_are_refused(renderer, words, in_info):
+def test_different_problems_for_one_seed_are_refused(scripted, renderer, words, in_info):
     pool = EnvPool(lambda: Whimsical(in_info=in_info))
     with pytest.raises(RuntimeError, match="two different problems for seed 11: not a group"):
-        rollouts(pool, ScriptedSampler(lambda row, turn: [STOP]), renderer, seeds=[11])
+        rollouts(pool, scripted(lambda row, turn: [STOP]), renderer, seeds=[11])
 
 
-def test_waves_give_all_groups_in_order(renderer, words):
+def test_waves_give_all_groups_in_order(scripted, renderer, words):
     made = []
 
     def make():
@@ -215,7 +182,7 @@ def test_waves_give_all_groups_in_order(renderer, words):
         return made[-1]
 
     for max_rows, waves in ((4, [2, 2, 2, 1]), (5, [2, 2, 2, 1]), (1, [1] * 7), (100, [7])):
-        sampler = ScriptedSampler(lambda row, turn: [*words("50"), STOP])
+        sampler = scripted(lambda row, turn: [*words("50"), STOP])
         made.clear()
         groups = rollouts(
             EnvPool(make), sampler, renderer, seeds=range(20, 27), max_rows=max_rows, options=[{"left": n} for n in range(1, 8)]
@@ -227,8 +194,8 @@ def test_waves_give_all_groups_in_order(renderer, words):
         assert len(made) == 2 * max(waves)  # environments are reused
 
 
-def test_groups_come_as_soon_as_their_wave_is_played(renderer, words):
-    sampler = ScriptedSampler(lambda row, turn: [*words("50"), STOP])
+def test_groups_come_as_soon_as_their_wave_is_played(scripted, renderer, words):
+    sampler = scripted(lambda row, turn: [*words("50"), STOP])
     settings = RolloutSettings(group_size=2, max_tokens=4, temperature=1.0, context_length=128, max_rows=2)
     groups = rollout_groups(
         EnvPool(CountDown), sampler, renderer, seeds=range(3), settings=settings, sampling_seed=0, clock=RolloutClock()
@@ -237,9 +204,9 @@ def test_groups_come_as_soon_as_their_wave_is_played(renderer, words):
     assert len(sampler.opened) == 1
 
 
-def test_a_full_context_ends_the_episode(renderer, words):
+def test_a_full_context_ends_the_episode(scripted, renderer, words):
     # Opening "4" and <assistant>: 2 tokens. A turn: "50 <end>" and the feed "3 <assistant>": 4 more.
-    sampler = ScriptedSampler(lambda row, turn: [*words("50"), STOP])
+    sampler = scripted(lambda row, turn: [*words("50"), STOP])
     lengths = {}
     for context_length in (4, 6, 7, 10, 11, 15):
         [group] = rollouts(
@@ -257,14 +224,14 @@ def test_a_full_context_ends_the_episode(renderer, words):
     assert lengths == {4: 1, 6: 1, 7: 2, 10: 2, 11: 3, 15: 4}
 
 
-def test_a_prompt_over_the_context_is_refused(renderer, words):
+def test_a_prompt_over_the_context_is_refused(scripted, renderer, words):
     with pytest.raises(ValueError, match="the prompt of seed 3 has 2 tokens; the model's context is 2"):
-        rollouts(EnvPool(CountDown), ScriptedSampler(lambda row, turn: [STOP]), renderer, seeds=[3], context_length=2)
+        rollouts(EnvPool(CountDown), scripted(lambda row, turn: [STOP]), renderer, seeds=[3], context_length=2)
 
 
-def test_an_unscorable_episode_says_so(renderer, words):
+def test_an_unscorable_episode_says_so(scripted, renderer, words):
     said = [[*words("60"), STOP], [*words("61"), STOP]]
-    [group] = rollouts(EnvPool(Chat), ScriptedSampler(lambda row, turn: said[row]), renderer, seeds=[0])
+    [group] = rollouts(EnvPool(Chat), scripted(lambda row, turn: said[row]), renderer, seeds=[0])
     assert [t.is_scorable for t in group.trajectories] == [False, True]
     assert [t.verdict for t in group.trajectories] == ["unscorable", "wrong"]
 
@@ -276,9 +243,9 @@ def test_messages_or_the_observation():
     assert messages_of("text", {}) == [{"role": "user", "content": "text"}]
 
 
-def test_the_clock_counts_both_sides(renderer, words):
+def test_the_clock_counts_both_sides(scripted, renderer, words):
     clock = RolloutClock()
-    rollouts(EnvPool(Chat), ScriptedSampler(lambda row, turn: [STOP]), renderer, clock=clock)
+    rollouts(EnvPool(Chat), scripted(lambda row, turn: [STOP]), renderer, clock=clock)
     assert clock.sampling_seconds > 0.0
     assert clock.env_seconds > 0.0
 

@@ -331,7 +331,7 @@ def test_a_folder_without_weights_is_one_line(config, tokenizer, tmp_path):
 
 def test_it_learns(config):
     learning = dataclasses.replace(
-        config, updates=12, groups_per_batch=4, group_size=16, max_tokens=1, learning_rate=2e-2, eval_every=0
+        config, updates=25, groups_per_batch=4, group_size=16, max_tokens=1, learning_rate=2e-2, eval_every=0
     )
     train(learning)
     returns = [row["return_mean"] for row in rows_of(config.run_dir)]

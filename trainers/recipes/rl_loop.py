@@ -47,11 +47,8 @@ class Config:
 
 def main(config: Config) -> None:
     """Run the loop."""
-    from transformers import AutoTokenizer
-
     # A frozen base model with a LoRA adapter, and a sampler that shares its weights.
-    tokenizer = AutoTokenizer.from_pretrained(config.model)
-    renderer = Renderer(tokenizer)
+    renderer = Renderer.from_pretrained(config.model)
     policy = Policy.load(config.model, lora_rank=config.lora_rank, seed=config.seed)
     sampler = TorchSampler(policy, stop_tokens=renderer.stop_tokens)
 
