@@ -52,9 +52,15 @@ def terminal_chart(
 
 
 def save_curve(
-    path: Path, returns: Points, evaluations: Points, references: Mapping[str, float], *, title: str
+    path: Path,
+    sampled: Points,
+    greedy: Points,
+    references: Mapping[str, float],
+    *,
+    title: str,
+    ylabel: str = "mean return",
 ) -> None:
-    """Write the same curve as PNG."""
+    """Write such a curve as PNG."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     figure = Figure(figsize=(8, 4.5), dpi=140, layout="constrained")
@@ -65,12 +71,10 @@ def save_curve(
             f"{name} player {value:.2f}", (0.995, value), xycoords=("axes fraction", "data"),
             ha="right", va="bottom", color="0.35", fontsize=9,
         )  # fmt: skip
-    axes.plot(*_axes(returns), color="tab:blue", linewidth=1.5, label="sampled episodes")
-    if evaluations:
-        axes.plot(
-            *_axes(evaluations), "o", color="tab:red", markersize=5, label="greedy, all problems of the evaluation"
-        )
-    axes.set(xlabel="update", ylabel="mean return", title=title)
+    axes.plot(*_axes(sampled), color="tab:blue", linewidth=1.5, label="sampled episodes")
+    if greedy:
+        axes.plot(*_axes(greedy), "o", color="tab:red", markersize=5, label="greedy evaluation")
+    axes.set(xlabel="update", ylabel=ylabel, title=title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path)

@@ -17,19 +17,17 @@ import torch
 from trainers.advantages import group_mean_advantages, has_spread, turn_advantages
 from trainers.batching import microbatches
 from trainers.checkpoints import load_state, prepare_run_dir, save_checkpoint
-from trainers.config import ConfigError, Interrupted, TrainConfig
+from trainers.config import Interrupted, TrainConfig
 from trainers.evaluate import evaluate, summarize
 from trainers.losses import importance_sampling_loss
 from trainers.optimizer import MasterAdam
 from trainers.policy import Policy
+from trainers.preflight import preflight
 from trainers.rendering import Renderer
-from trainers.rollouts import EnvPool, RolloutClock, RolloutSettings, messages_of, rollout_groups
+from trainers.rollouts import EnvPool, RolloutClock, RolloutSettings, rollout_groups
 from trainers.run_log import RunLog
 from trainers.sampling import TorchSampler
 from trainers.trajectories import Group, Trajectory
-
-# Of how many problems the prompts are measured before the model is loaded.
-_PROMPTS_CHECKED = 32
 
 
 @dataclass
@@ -56,10 +54,9 @@ def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
 
     Raises:
         ConfigError: before anything is loaded, when a setting cannot work.
-        Interrupted: on Ctrl-C, after a checkpoint of the last finished update was written.
+        Interrupted: on Ctrl-C, after a checkpoint of the last finished update was written. (So it is on any error.)
     """
-    config.validate()
-    renderer, context_length = _preflight(config)
+    renderer, context_length = preflight(config)
     checkpoint = prepare_run_dir(config)
     run = _load(config, renderer, context_length, checkpoint, log or RunLog(config))
     run.log.start(run.updates_done, _known_returns(run.eval_pool))
@@ -75,15 +72,23 @@ def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
         save_checkpoint(config, run.policy, run.optimizer, updates_done=run.updates_done)
         run.policy.save_adapter(config.run_dir / "adapter")
     except KeyboardInterrupt:
-        run.log.stop()
-        saved = save_checkpoint(config, run.policy, run.optimizer, updates_done=run.updates_done)
-        run.log.say(f"Interrupted after update {run.updates_done}. Adapter and trainer state: {saved}")
+        _rescue(run, "Interrupted")
         raise Interrupted(config.run_dir) from None
+    except Exception:
+        _rescue(run, "Stopped by an error")
+        raise
     finally:
         run.log.stop()
         run.pool.close()
         run.eval_pool.close()
     return run
+
+
+def _rescue(run: Run, what: str) -> None:
+    """Save the last finished update; whatever was under way had not touched the weights yet."""
+    run.log.stop()
+    saved = save_checkpoint(run.config, run.policy, run.optimizer, updates_done=run.updates_done)
+    run.log.say(f"{what} after update {run.updates_done}. Adapter and trainer state: {saved}")
 
 
 def _update(run: Run) -> None:
@@ -177,28 +182,6 @@ def _evaluate(run: Run) -> None:
     run.log.progress("evaluating")
     played = evaluate(run.eval_pool, run.sampler, run.renderer, size=run.config.eval_size, settings=run.settings)
     run.log.evaluation(run.updates_done, summarize(played))
-
-
-def _preflight(config: TrainConfig) -> tuple[Renderer, int]:
-    """Check model and prompts before any weights are loaded; the renderer and the length of the context."""
-    from transformers import AutoConfig
-
-    try:
-        model_config = AutoConfig.from_pretrained(config.model)
-        renderer = Renderer.from_pretrained(config.model)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model {config.model!r} cannot be read: {str(error).splitlines()[0]}") from error
-    context_length = int(model_config.max_position_embeddings)
-    env = gym.make(config.env, **config.parsed_env_args())
-    for seed in range(min(_PROMPTS_CHECKED, config.groups_per_batch * config.updates)):
-        length = len(renderer.prompt(messages_of(*env.reset(seed=seed))))
-        if length + config.max_tokens > context_length:
-            raise ConfigError(
-                f"the prompt of seed {seed} has {length} tokens; with max_tokens={config.max_tokens} that is over the "
-                f"context of {config.model}, {context_length}"
-            )
-    env.close()
-    return renderer, context_length
 
 
 def _load(config: TrainConfig, renderer: Renderer, context_length: int, checkpoint: Path | None, log: RunLog) -> Run:

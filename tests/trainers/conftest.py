@@ -1,5 +1,7 @@
 """Models of a few thousand weights, built once a session, and what several test files need."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -191,6 +193,14 @@ def settings() -> RolloutSettings:
 
 
 @pytest.fixture
+def _ctrl_c_arrives():
+    """In a shell's background job SIGINT is ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def run_python():
     """Run this Python in a process of its own, in a folder of its own, with the repository on its path."""
 
@@ -214,8 +224,6 @@ def child_env():
 
 
 def child_environment() -> dict[str, str]:
-    import os
-
     # Without the parent's PYTHON* settings, and without a hub to ask.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from trainers.batching import microbatches
+from trainers.batching import Microbatch, microbatches
+from trainers.trajectories import Trajectory
 
 
-def cut(trajectories, advantages, limit):
+def cut(trajectories: list[Trajectory], advantages: list[list[float]], limit: int) -> list[Microbatch]:
     return list(microbatches(trajectories, advantages, tokens_per_microbatch=limit))
 
 

@@ -1,5 +1,7 @@
 """The pictures are drawn, and drawn right."""
 
+from typing import Any
+
 import pytest
 
 from trainers.charts import save_curve, terminal_chart
@@ -9,7 +11,7 @@ EVALUATIONS = [(0, 0.5), (4, 4.5)]
 REFERENCES = {"careless": 3.88, "optimal": 5.2}
 
 
-def drawn(*arguments, **options):
+def drawn(*arguments: Any, **options: Any) -> list[str]:
     return str(terminal_chart(*arguments, **options)).splitlines()
 
 

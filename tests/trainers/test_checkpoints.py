@@ -37,8 +37,9 @@ def optimizer():
 
 @pytest.fixture
 def save(config, optimizer):
-    def of_update(number: int, *, policy: Any = None) -> Path:
-        return save_checkpoint(config, policy or StubPolicy(), optimizer, updates_done=number)
+    def of_update(number: int, *, policy: StubPolicy | None = None) -> Path:
+        stub: Any = policy or StubPolicy()
+        return save_checkpoint(config, stub, optimizer, updates_done=number)
 
     return of_update
 

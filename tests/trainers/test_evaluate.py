@@ -1,6 +1,7 @@
 """Which problems are evaluated, how, and what is said of the result."""
 
 import dataclasses
+from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -10,7 +11,7 @@ from trainers.rollouts import EnvPool
 from trainers.trajectories import Completion, Trajectory, Turn
 
 
-def guessing(**options):
+def guessing(**options: Any) -> EnvPool:
     return EnvPool(lambda: gym.make("llm_envs:GuessNumber-v0", **options))
 
 

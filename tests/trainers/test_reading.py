@@ -93,7 +93,8 @@ def test_the_learning_rate_rises_and_falls(make_reader, monkeypatch):
     rates: list[float] = []
     monkeypatch.setattr(MasterAdam, "set_learning_rate", lambda self, rate: rates.append(rate))
     _, reader = make_reader(steps=40)
-    monkeypatch.setattr(reader, "_transcripts", lambda step, first=reader._transcripts(0)[:1]: first)
+    shortest = reader._transcripts(0)[:1]
+    monkeypatch.setattr(reader, "_transcripts", lambda step: shortest)
     for _ in range(40):
         reader.step()
     cosine = [0.5 * (1 + math.cos(math.pi * step / 40)) for step in range(40)]

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from trainers.rendering import Renderer
 
@@ -23,8 +23,6 @@ def byte_tokenizer(template: str | None) -> Any:
     vocabulary = {word: i for i, word in enumerate(["<s>", "<e>", "<o>", *letters])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    from tokenizers import decoders
-
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="<e>", extra_special_tokens=["<o>"],
@@ -118,7 +116,7 @@ def test_without_a_template(plain):
 def test_stop_tokens(chat):
     assert Renderer(chat).stop_tokens == (END,)
     renderer = Renderer(chat, stop_tokens=[OTHER])
-    assert set(renderer.stop_tokens) == {OTHER, END}
+    assert renderer.stop_tokens == (END, OTHER)  # the tokenizer's own stands first
     # Whichever of them was sampled, the template's own is not written after it.
     assert chat.decode(renderer.continuation([user("x")], stopped=True)) == "\n<s>user\nx<e>\n<s>assistant\n"
 
@@ -126,6 +124,23 @@ def test_stop_tokens(chat):
 def test_a_scripted_turn_ends_with_the_tokenizers_own_stop_token(chat):
     for stop_tokens in ([], [OTHER], [OTHER, END], [END, OTHER]):
         assert Renderer(chat, stop_tokens=stop_tokens).completion("4")[-1] == END
+
+
+@pytest.mark.parametrize(
+    ("named", "stop_tokens"), [(None, (END,)), (OTHER, (END, OTHER)), ([OTHER, END], (END, OTHER))]
+)
+def test_stop_tokens_of_a_model_folder(chat, tmp_path, named, stop_tokens):
+    chat.save_pretrained(str(tmp_path))
+    config: Any = GenerationConfig
+    config(eos_token_id=named).save_pretrained(str(tmp_path))
+    renderer = Renderer.from_pretrained(str(tmp_path))
+    assert renderer.stop_tokens == stop_tokens
+    assert renderer.prompt(OPENINGS[0]) == Renderer(chat).prompt(OPENINGS[0])
+
+
+def test_a_model_folder_without_a_generation_config(chat, tmp_path):
+    chat.save_pretrained(str(tmp_path))
+    assert Renderer.from_pretrained(str(tmp_path)).stop_tokens == (END,)
 
 
 def test_a_tokenizer_without_end_needs_stop_tokens(plain):

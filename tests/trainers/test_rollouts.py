@@ -1,7 +1,7 @@
 """Rollouts against a sampler that says what the test tells it, and environments that are none of ours."""
 
 import string
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import pytest
@@ -24,7 +24,7 @@ class CountDown(gym.Env[str, str]):
         self.longest, self.truncates = longest, truncates
         self.heard: list[str] = []
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         self.left = options["left"] if options else int(self.np_random.integers(1, self.longest, endpoint=True))
         self.heard = []
@@ -40,7 +40,7 @@ class CountDown(gym.Env[str, str]):
 class Chat(gym.Env[str, str]):
     """Three turns with messages, verdicts and parts of the reward; it fails to judge the word `60`."""
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         self.turn = 0
         text = f"Higher! {20 + (seed or 0) % 50}"
@@ -136,7 +136,7 @@ def test_environments_without_messages_or_verdicts(scripted, renderer, words):
 
 
 def test_text_environments_of_gymnasium_work_through_make(scripted, renderer, words):
-    gym.register("test_rollouts/CountDown-v0", entry_point=CountDown)
+    gym.register("test_rollouts/CountDown-v0", entry_point=cast("Any", CountDown))
     pool = EnvPool(lambda: gym.make("test_rollouts/CountDown-v0", longest=2))
     [group] = rollouts(pool, scripted(lambda row, turn: [*words("50"), STOP]), renderer, seeds=[3])
     assert [t.total_reward for t in group.trajectories] == [0.25 * len(t.turns) for t in group.trajectories]
@@ -162,7 +162,7 @@ class Whimsical(CountDown):
         Whimsical.made += 1
         self.number, self.in_info = Whimsical.made, in_info
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         return ("1", {"secret": self.number}) if self.in_info else (str(self.number), {})
 
@@ -185,7 +185,8 @@ def test_waves_give_all_groups_in_order(scripted, renderer, words):
         sampler = scripted(lambda row, turn: [*words("50"), STOP])
         made.clear()
         groups = rollouts(
-            EnvPool(make), sampler, renderer, seeds=range(20, 27), max_rows=max_rows, options=[{"left": n} for n in range(1, 8)]
+            EnvPool(make), sampler, renderer, seeds=range(20, 27), max_rows=max_rows,
+            options=[{"left": n} for n in range(1, 8)],
         )  # fmt: skip
         assert [group.seed for group in groups] == list(range(20, 27))
         assert [[t.total_reward for t in group.trajectories] for group in groups] == [[n / 4] * 2 for n in range(1, 8)]

@@ -6,12 +6,13 @@ import os
 import signal
 import string
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import pytest
 import torch
 
+from trainers import batching
 from trainers import train as train_module
 from trainers.checkpoints import newest_checkpoint
 from trainers.config import ConfigError, Interrupted, TrainConfig
@@ -68,7 +69,7 @@ def interrupt() -> None:
 def _toy(monkeypatch):
     monkeypatch.setattr(Toy, "hook", None)
     if "trainers_tests/Toy-v0" not in gym.registry:
-        gym.register("trainers_tests/Toy-v0", entry_point=Toy)
+        gym.register("trainers_tests/Toy-v0", entry_point=cast("Any", Toy))
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another(config, uninterrup
     assert adapter_bytes(other.run_dir) != adapter_bytes(uninterrupted)
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """Stands for what no handler sees: the process is gone."""
 
 
@@ -204,6 +205,22 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, uninterrupted, aft
     assert_same_run(config.run_dir, uninterrupted)
 
 
+def test_an_error_is_raised_as_it_is_after_a_checkpoint(config, uninterrupted):
+    def fail():
+        raise ZeroDivisionError("the environment is broken")
+
+    Toy.hook = Hook(3 + 16 + 7, fail)  # in update 2
+    with pytest.raises(ZeroDivisionError, match="the environment is broken"):
+        train(config)
+    checkpoint = newest_checkpoint(config.run_dir)
+    assert checkpoint is not None
+    assert checkpoint.name == "update_000001"
+    Toy.hook = None
+    train(dataclasses.replace(config, resume=True))
+    assert_same_run(config.run_dir, uninterrupted)
+
+
+@pytest.mark.usefixtures("_ctrl_c_arrives")
 @pytest.mark.parametrize("when", ["in the step", "after the step"])
 def test_ctrl_c_around_the_optimizer_step(config, uninterrupted, monkeypatch, when):
     # The step that was taken must be counted: else the resumed run takes it twice.
@@ -256,7 +273,7 @@ def test_a_run_of_constant_groups_learns_nothing_and_goes_on(config):
 
 def test_unscorable_episodes_take_no_part(config, monkeypatch):
     seen: list[Any] = []
-    inner = train_module.microbatches
+    inner = batching.microbatches
 
     def watch(trajectories, advantages, **options):
         seen.append((trajectories, advantages))
@@ -329,14 +346,23 @@ def test_a_folder_without_weights_is_one_line(config, tokenizer, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("device", "abacus"), ("dtype", "float33"), ("attention", "no_such_kernel")]
+)
+def test_an_unknown_name_of_the_machinery_is_one_line(config, name, value):
+    with pytest.raises(ConfigError, match=value) as caught:
+        train(dataclasses.replace(config, **{name: value}))
+    assert "\n" not in str(caught.value)
+
+
 def test_it_learns(config):
     learning = dataclasses.replace(
-        config, updates=25, groups_per_batch=4, group_size=16, max_tokens=1, learning_rate=2e-2, eval_every=0
+        config, updates=16, groups_per_batch=8, group_size=16, max_tokens=1, learning_rate=2e-2, eval_every=0
     )
     train(learning)
     returns = [row["return_mean"] for row in rows_of(config.run_dir)]
-    assert sum(returns[:2]) / 2 < 0.65
-    assert sum(returns[-2:]) / 2 > 0.9
+    assert sum(returns[:2]) / 2 < 0.6
+    assert sum(returns[-4:]) / 4 > 0.75
 
 
 @pytest.mark.parametrize("baseline", ["group", "turn"])

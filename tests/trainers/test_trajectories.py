@@ -1,14 +1,15 @@
 """The ledger."""
 
 import json
+from typing import Any
 
 import pytest
 
 from trainers.trajectories import Completion, Trajectory, Turn
 
 
-def turn(**changes):
-    found = {
+def turn(**changes: Any) -> Turn:
+    found: dict[str, Any] = {
         "action": "50", "num_tokens": 2, "reward": 1.0, "stop_reason": "stop", "verdict": "wrong",
         "reward_parts": {"found": 1.0},
     }  # fmt: skip

@@ -16,9 +16,10 @@ from pathlib import Path
 import gymnasium as gym
 import torch
 
+from trainers.config import TrainConfig
 from trainers.policy import Policy
+from trainers.preflight import preflight
 from trainers.recipes.cli import run_recipe
-from trainers.rendering import Renderer
 from trainers.sampling import TorchSampler
 
 
@@ -40,6 +41,8 @@ class Config:
     max_tokens: int = 256
     learning_rate: float = 4e-5
     lora_rank: int = 32
+    prompts_at_a_time: int = 32
+    """Prompts in one pass of the sampler: less needs less memory."""
     rows_at_a_time: int = 16
     """Rows in one backward pass: less needs less memory."""
     seed: int = 0
@@ -47,10 +50,21 @@ class Config:
 
 def main(config: Config) -> None:
     """Run the loop."""
+    # Refuse what cannot work before anything is loaded.
+    renderer, context_length = preflight(
+        TrainConfig(
+            model=config.model,
+            env=config.env,
+            env_args=config.env_args,
+            groups_per_batch=config.groups_per_batch,
+            group_size=config.group_size,
+            max_tokens=config.max_tokens,
+        )
+    )
+
     # A frozen base model with a LoRA adapter, and a sampler that shares its weights.
-    renderer = Renderer.from_pretrained(config.model)
     policy = Policy.load(config.model, lora_rank=config.lora_rank, seed=config.seed)
-    sampler = TorchSampler(policy, stop_tokens=renderer.stop_tokens)
+    sampler = TorchSampler(policy, stop_tokens=renderer.stop_tokens, context_length=context_length)
 
     # Adam steps on float32 copies of the adapter: its steps are too small for bfloat16.
     parameters = list(policy.trainable.values())
@@ -66,29 +80,33 @@ def main(config: Config) -> None:
         # Reset: the environments of one group get one seed, so they ask the same question.
         prompts = []
         for group in range(config.groups_per_batch):
-            seed = update * config.groups_per_batch + group
+            problem = update * config.groups_per_batch + group
             members = envs[group * config.group_size : (group + 1) * config.group_size]
-            starts = [env.reset(seed=seed) for env in members]
+            starts = [env.reset(seed=problem) for env in members]
             assert all(observation == starts[0][0] for observation, _ in starts)
             prompts.append(renderer.prompt(starts[0][1]["messages"]))
 
         # Sample: group_size answers to each question, as tokens with their logprobs.
-        session = sampler.open(prompts, group_size=config.group_size, seed=config.seed * 1_000_003 + update)
-        completions = session.sample(dict.fromkeys(range(len(envs)), ()), max_tokens=config.max_tokens)
+        completions = []
+        for start in range(0, len(prompts), config.prompts_at_a_time):
+            part = prompts[start : start + config.prompts_at_a_time]
+            seed = hash((config.seed, update, start)) % 2**31
+            session = sampler.open(part, group_size=config.group_size, seed=seed)
+            first_turn = {row: () for row in range(len(part) * config.group_size)}
+            completions += session.sample(first_turn, max_tokens=config.max_tokens).values()
 
-        # Grade: the environment sees text.
+        # Grade: the environment sees text. An answer that it failed to judge counts nowhere.
         rewards = []
-        for row, env in enumerate(envs):
-            _, reward, terminated, _, _ = env.step(renderer.action(completions[row].tokens))
+        for env, completion in zip(envs, completions, strict=True):
+            _, reward, terminated, _, info = env.step(renderer.action(completion.tokens))
             assert terminated, "this loop is for single-turn environments; rl_basic plays longer ones"
-            rewards.append(float(reward))
+            rewards.append(float("nan") if info.get("verdict") == "unscorable" else float(reward))
 
         # Centre: an answer is as good as it is better than the others to the same question. A group without any
         # difference teaches nothing.
-        reward = torch.tensor(rewards).view(config.groups_per_batch, config.group_size)  # [P, G]
-        advantage = (reward - reward.mean(1, keepdim=True)).flatten()  # [P * G]
-        has_spread = (reward.amax(1) > reward.amin(1)).repeat_interleave(config.group_size)  # [P * G]
-        learn_from = has_spread.nonzero().flatten().tolist()
+        returns = torch.tensor(rewards).view(config.groups_per_batch, config.group_size)  # [P, G]
+        advantage = (returns - returns.nanmean(1, keepdim=True)).nan_to_num(0.0).flatten()  # [P * G]
+        learn_from = (advantage.abs() > 1e-6).nonzero().flatten().tolist()
         num_tokens = sum(len(completions[row].tokens) for row in learn_from)
 
         # Update: raise the probability of the tokens of better answers, lower that of the worse.
@@ -117,9 +135,8 @@ def main(config: Config) -> None:
                     parameter.copy_(master)
 
         print(
-            f"update {update + 1}/{config.updates}  mean reward {reward.mean():.3f}  best of group "
-            f"{reward.amax(1).mean():.3f}  answers to learn from {len(learn_from)}/{len(envs)}  "
-            f"{time.perf_counter() - started:.1f} s",
+            f"update {update + 1}/{config.updates}  mean reward {returns.nanmean():.3f}  "
+            f"answers to learn from {len(learn_from)}/{len(envs)}  {time.perf_counter() - started:.1f} s",
             flush=True,
         )
 
