@@ -190,6 +190,16 @@ def test_a_row_left_out_cannot_come_back(folders, load_policy):
     assert session.sample({2: [9]}, max_tokens=2).keys() == {2}  # the refusals changed nothing
 
 
+def test_rows_may_be_left_out_from_the_start(folders, load_policy):
+    sampler = TorchSampler(load_policy(folders["llama"]), stop_tokens=[STOP])
+    whole = sampler.open(PROMPTS).sample(dict.fromkeys(range(5), ()), max_tokens=6, temperature=0.0)
+    some = sampler.open(PROMPTS).sample({4: (), 2: ()}, max_tokens=6, temperature=0.0)
+    assert some.keys() == {4, 2}
+    for row, completion in some.items():
+        assert completion.tokens == whole[row].tokens
+        assert completion.logprobs == pytest.approx(whole[row].logprobs, abs=1e-5)
+
+
 def test_the_context_ends_only_the_rows_that_fill_it(folders, load_policy):
     sampler = TorchSampler(load_policy(folders["llama"]), stop_tokens=[NO_SUCH_TOKEN], context_length=16)
     prompts = [list(range(5, 18)), [5, 6], list(range(5, 20))]  # 13, 2 and 15 tokens

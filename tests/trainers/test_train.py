@@ -16,7 +16,9 @@ from trainers import batching
 from trainers import train as train_module
 from trainers.checkpoints import newest_checkpoint
 from trainers.config import ConfigError, Interrupted, TrainConfig
+from trainers.optimizer import MasterAdam
 from trainers.policy import Policy
+from trainers.run_log import RunLog
 from trainers.train import train
 
 TIMES = ("seconds", "sampling_seconds", "env_seconds", "training_seconds")
@@ -221,31 +223,91 @@ def test_an_error_is_raised_as_it_is_after_a_checkpoint(config, uninterrupted):
 
 
 @pytest.mark.usefixtures("_ctrl_c_arrives")
-@pytest.mark.parametrize("when", ["in the step", "after the step"])
-def test_ctrl_c_around_the_optimizer_step(config, uninterrupted, monkeypatch, when):
-    # The step that was taken must be counted: else the resumed run takes it twice.
-    from trainers.optimizer import MasterAdam
+@pytest.mark.parametrize(
+    ("where", "method", "counted"),
+    [
+        (MasterAdam, "set_learning_rate", True),  # before the step, but in the part that is not interrupted
+        (torch.optim.Adam, "step", True),  # the masters have moved, the model has not
+        (MasterAdam, "step", True),
+        (RunLog, "update", True),
+        (Policy, "logprobs", False),  # the gradient is half there: the update is made again
+    ],
+)
+def test_ctrl_c_around_the_optimizer_step(config, uninterrupted, monkeypatch, where, method, counted):
+    # A step that was taken must be counted and logged: else the resumed run takes it twice.
+    inner = getattr(where, method)
+    calls = 0
 
-    inner = MasterAdam.step
-    steps = 0
-
-    def step(self, **options):
-        nonlocal steps
-        steps += 1
-        if steps == 3 and when == "in the step":
+    def interrupted(*arguments, **options):
+        nonlocal calls
+        found = inner(*arguments, **options)
+        done = len([row for row in rows_of(config.run_dir) if row["kind"] == "update"])
+        if done == 1 + (method == "update"):
+            calls += 1
+        if calls == 1:
+            calls += 1
             os.kill(os.getpid(), signal.SIGINT)
-        norm = inner(self, **options)
-        if steps == 3 and when == "after the step":
-            os.kill(os.getpid(), signal.SIGINT)
-        return norm
+        return found
 
-    monkeypatch.setattr(MasterAdam, "step", step)
+    monkeypatch.setattr(where, method, interrupted)
     with pytest.raises(Interrupted):
         train(config)
     monkeypatch.undo()
+    checkpoint = newest_checkpoint(config.run_dir)
+    assert checkpoint is not None
+    assert checkpoint.name == ("update_000002" if counted else "update_000001")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [row["update"] for row in rows_of(config.run_dir) if row["kind"] == "update"] == [1, 2][: 1 + counted]
     train(dataclasses.replace(config, resume=True))
     assert_same_run(config.run_dir, uninterrupted)
+
+
+def test_the_gradient_of_an_update_by_hand(config, monkeypatch):
+    """What the optimizer gets is the mean over all sampled tokens, however the episodes are cut and padded."""
+    policies: list[Policy] = []
+    chosen: list[list[Any]] = []
+    inner_init, inner_batches, inner_step = Policy.__init__, batching.microbatches, MasterAdam.step
+
+    def init(self, model):
+        inner_init(self, model)
+        policies.append(self)
+
+    def batches(trajectories, advantages, **options):
+        chosen.append(list(trajectories))
+        return inner_batches(trajectories, advantages, **options)
+
+    def step(self, **options):
+        [policy], rows = policies, chosen[-1]
+        ours = {name: _take_gradient(p) for name, p in policy.trainable.items()}
+        loss, count = torch.zeros(()), 0
+        for row in rows:
+            group = [other.total_reward for other in rows if other.seed == row.seed]
+            assert len(group) == 4
+            logprobs = policy.model(input_ids=torch.tensor([row.tokens])).logits[0].log_softmax(-1)
+            for t, token in enumerate(row.tokens):
+                if row.is_action[t]:
+                    ratio = (logprobs[t - 1, token] - row.logprobs[t]).exp()
+                    loss = loss - ratio * (row.total_reward - sum(group) / 4)
+                    count += 1
+        (loss / count).backward()  # type: ignore[no-untyped-call]
+        assert count > 2 * len(rows)
+        scale = max(float(gradient.abs().max()) for gradient in ours.values())
+        for name, p in policy.trainable.items():
+            assert p.grad is not None
+            assert float((ours[name] - p.grad).abs().max()) < 1e-4 * scale, name
+        return inner_step(self, **options)
+
+    monkeypatch.setattr(Policy, "__init__", init)
+    monkeypatch.setattr(train_module, "microbatches", batches)
+    monkeypatch.setattr(MasterAdam, "step", step)
+    train(dataclasses.replace(config, env_args='{"turns": 2}', updates=2, eval_every=0, max_tokens=3))
+    assert len(chosen) == 2
+
+
+def _take_gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None
+    gradient, parameter.grad = parameter.grad, None
+    return gradient
 
 
 def test_more_updates_can_be_added_to_a_finished_run(config, tmp_path):
@@ -380,8 +442,6 @@ def test_it_learns_over_turns(config, baseline):
 
 
 def test_the_learning_rate_follows_the_schedule(config, monkeypatch):
-    from trainers.optimizer import MasterAdam
-
     rates: list[float] = []
     inner = MasterAdam.set_learning_rate
 

@@ -21,6 +21,7 @@ from trainers.policy import Policy
 from trainers.preflight import preflight
 from trainers.recipes.cli import run_recipe
 from trainers.sampling import TorchSampler
+from trainers.trajectories import Completion
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,12 @@ def main(config: Config) -> None:
             prompts.append(renderer.prompt(starts[0][1]["messages"]))
 
         # Sample: group_size answers to each question, as tokens with their logprobs.
-        completions = []
+        completions: list[Completion] = []
         for start in range(0, len(prompts), config.prompts_at_a_time):
             part = prompts[start : start + config.prompts_at_a_time]
             seed = hash((config.seed, update, start)) % 2**31
             session = sampler.open(part, group_size=config.group_size, seed=seed)
-            first_turn = {row: () for row in range(len(part) * config.group_size)}
+            first_turn = dict.fromkeys(range(len(part) * config.group_size), ())
             completions += session.sample(first_turn, max_tokens=config.max_tokens).values()
 
         # Grade: the environment sees text. An answer that it failed to judge counts nowhere.
