@@ -24,6 +24,7 @@ def group_mean_advantages(rewards: Tensor, scorable: Tensor | None = None) -> Te
     if rewards.ndim != 2:
         raise ValueError(f"rewards must be [P, G], not {list(rewards.shape)}")
     weight = torch.ones_like(rewards) if scorable is None else scorable.to(rewards.dtype)
+    rewards = rewards.masked_fill(weight == 0, 0.0)
     mean = (rewards * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1.0)
     return (rewards - mean) * weight
 
@@ -46,6 +47,8 @@ def turn_advantages(rewards: Tensor, num_turns: Tensor, scorable: Tensor | None 
     """
     if rewards.ndim != 3 or rewards.shape[:2] != num_turns.shape:
         raise ValueError(f"rewards must be [P, G, K] and num_turns [P, G], not {rewards.shape} and {num_turns.shape}")
+    if scorable is not None:
+        rewards = rewards.masked_fill(~scorable[:, :, None], 0.0)
     to_go = rewards.flip(2).cumsum(2).flip(2)
     present = torch.arange(rewards.shape[2], device=rewards.device) < num_turns[:, :, None]  # [P, G, K]
     if scorable is not None:

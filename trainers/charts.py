@@ -22,7 +22,7 @@ def terminal_chart(
 ) -> Text:
     """Mean return against updates, and a labelled line for each reference, in `width` x `height + 2` characters."""
     values = [value for _, value in [*returns, *evaluations] if math.isfinite(value)] + list(references.values())
-    low, high = min(values), max(values)
+    low, high = min(values, default=0.0), max(values, default=0.0)
     margin = 0.05 * (high - low) or 0.5
     low, high = low - margin, high + margin
     labels = {name: f" {name} {value:.2f}" for name, value in references.items()}

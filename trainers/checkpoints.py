@@ -15,7 +15,8 @@ from trainers.policy import Policy
 # What decides the numbers of a run; a run that is resumed must agree in these with the one that was stopped.
 _MUST_AGREE = (
     "model", "env", "env_args", "groups_per_batch", "group_size", "max_tokens", "temperature", "lora_rank",
-    "lora_alpha", "seed",
+    "lora_alpha", "seed", "baseline", "learning_rate", "adam_betas", "adam_eps", "max_grad_norm", "warmup_updates",
+    "schedule", "max_rows",
 )  # fmt: skip
 
 _STATE = "trainer_state.pt"
@@ -56,7 +57,12 @@ def save_checkpoint(config: TrainConfig, policy: Policy, optimizer: MasterAdam, 
     partial = final.with_name(f"partial_{updates_done:06d}")
     shutil.rmtree(partial, ignore_errors=True)
     policy.save_adapter(partial)
-    state = {"updates_done": updates_done, "optimizer": optimizer.state_dict(), "config": config.as_json()}
+    state = {
+        "updates_done": updates_done,
+        "optimizer": optimizer.state_dict(),
+        "config": config.as_json(),
+        "dtype": str(policy.dtype).removeprefix("torch."),  # what `auto` was: measured anew it might differ
+    }
     torch.save(state, partial / _STATE)
     partial.rename(final)
     for old in sorted(final.parent.glob("update_*"))[:-_KEPT]:

@@ -54,7 +54,7 @@ class TrainConfig:
     warmup_updates: int = 0
     """Raise the learning rate from zero over so many updates: Adam's first steps follow noise as much as signal."""
     schedule: Literal["constant", "linear"] = "constant"
-    """Keep the learning rate, or let it fall in a line, to zero at the last update."""
+    """Keep the learning rate, or let it fall in a line that reaches zero after the last update."""
     adam_betas: tuple[float, float] = (0.9, 0.95)
     """Decay of Adam's moments."""
     adam_eps: float = 1e-8
@@ -72,7 +72,7 @@ class TrainConfig:
     save_every: int = 20
     """Checkpoint every so many updates; 0: only at the end."""
     seed: int = 0
-    """Of the adapter's first weights, of sampling, and of the order of problems."""
+    """Of the adapter's first weights, of sampling, and of where in the order of problems training starts."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     dtype: str = "auto"
@@ -82,7 +82,7 @@ class TrainConfig:
     tokens_per_microbatch: int = 16_384
     """Most tokens (with padding) in one backward pass: bounds memory, changes no result."""
     max_rows: int = 512
-    """Most episodes sampled at once: bounds memory."""
+    """Most episodes sampled at once: bounds memory. (With another number other episodes are sampled.)"""
     resume: bool = False
     """Go on from the newest checkpoint in run_dir."""
     overwrite: bool = False
@@ -99,15 +99,17 @@ class TrainConfig:
                 f"group_size is {self.group_size}: advantages are rewards minus the mean of their group, "
                 "which is always 0 for a group of one; use at least 2"
             )
-        for name in ("updates", "groups_per_batch", "max_tokens", "lora_rank", "lora_alpha", "max_rows"):
+        for name in ("updates", "groups_per_batch", "max_tokens", "lora_rank", "lora_alpha", "max_rows", "eval_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "temperature", "adam_eps"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("eval_every", "eval_size", "save_every", "seed", "warmup_updates"):
+        for name in ("eval_every", "save_every", "seed", "warmup_updates"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ConfigError(f"max_grad_norm must be positive, not {self.max_grad_norm}")
         if self.resume and self.overwrite:
             raise ConfigError("resume and overwrite exclude each other")
         self._check_env()

@@ -13,7 +13,7 @@ from trainers.sampling.base import Sampler
 from trainers.trajectories import Trajectory
 
 # Training draws its seeds from 0 upwards; problems of an endless environment are evaluated from here on.
-_HELD_OUT_SEED = 2**31
+_HELD_OUT_SEED = 2**62
 
 
 def evaluate(

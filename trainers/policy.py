@@ -34,7 +34,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """
     if dtype != "auto":
         found = getattr(torch, dtype, None)
-        if not isinstance(found, torch.dtype):
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
             raise ValueError(f"unknown dtype {dtype!r}: use auto, bfloat16 or float32")
         return found
     if device.type == "cuda":
@@ -200,5 +200,6 @@ def _check_head(causal_lm: Any, decoder: Callable[..., Any], lm_head: nn.Module)
             f"{type(causal_lm).__name__} changes its logits after the output projection: not supported yet"
         )
     windows = getattr(causal_lm.config, "layer_types", None) or []
-    if any(kind != "full_attention" for kind in windows):
+    everywhere = not windows and getattr(causal_lm.config, "sliding_window", None) is not None
+    if everywhere or any(kind != "full_attention" for kind in windows):
         raise ValueError(f"{type(causal_lm).__name__} has layers without full attention: not supported yet")

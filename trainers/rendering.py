@@ -31,6 +31,9 @@ class Renderer:
         self._has_template = bool(tokenizer.chat_template)
         own = [tokenizer.eos_token_id] if isinstance(tokenizer.eos_token_id, int) else []
         self.stop_tokens: tuple[int, ...] = tuple(dict.fromkeys([*own, *stop_tokens]))
+        # Without a template to write it, the beginning-of-sequence token that the tokenizer puts before every text.
+        opening = tokenizer.encode("")
+        self._opening = opening if opening == [tokenizer.bos_token_id] else []
         # Games say few different things and say them thousands of times.
         self._encode = lru_cache(maxsize=4096)(self._encode_text)
         self._apply_template = lru_cache(maxsize=4096)(self._render_chat)
@@ -51,7 +54,7 @@ class Renderer:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of the opening messages, up to where the policy speaks."""
         if not self._has_template:
-            return list(self._encode("\n\n".join(message["content"] for message in messages) + "\n\n"))
+            return [*self._opening, *self._encode("\n\n".join(message["content"] for message in messages) + "\n\n")]
         return list(self._encode(self._apply_template(_freeze(messages))))
 
     def continuation(self, messages: Sequence[Message], *, stopped: bool) -> list[int]:

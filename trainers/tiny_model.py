@@ -16,7 +16,7 @@ _SPECIAL_TOKENS = ["<unk>", "<pad>", "<assistant>", "<end>"]
 _CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<assistant>{{ message['content'] }}<end>"
-    "{% else %}{{ message['content'] }}{% endif %}"
+    "{% else %}{{ message['content'] }} {% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
@@ -25,7 +25,7 @@ _CHAT_TEMPLATE = (
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """One token for every word (what stands between spaces) of `texts`, and the four tokens of the chat template."""
     words = dict.fromkeys(word for text in texts for word in text.split())
-    vocabulary = {word: i for i, word in enumerate([*_SPECIAL_TOKENS, *words])}
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*_SPECIAL_TOKENS, *words]))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]

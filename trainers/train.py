@@ -17,7 +17,7 @@ import torch
 from trainers.advantages import group_mean_advantages, has_spread, turn_advantages
 from trainers.batching import microbatches
 from trainers.checkpoints import load_state, prepare_run_dir, save_checkpoint
-from trainers.config import Interrupted, TrainConfig
+from trainers.config import ConfigError, Interrupted, TrainConfig
 from trainers.evaluate import evaluate, summarize
 from trainers.losses import importance_sampling_loss
 from trainers.optimizer import MasterAdam
@@ -28,6 +28,9 @@ from trainers.rollouts import EnvPool, RolloutClock, RolloutSettings, rollout_gr
 from trainers.run_log import RunLog
 from trainers.sampling import TorchSampler
 from trainers.trajectories import Group, Trajectory
+
+# Runs of other seeds begin this many problems later: more than any run draws.
+_SEEDS_APART = 1_000_000_007
 
 
 @dataclass
@@ -61,12 +64,10 @@ def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
     run = _load(config, renderer, context_length, checkpoint, log or RunLog(config))
     run.log.start(run.updates_done, _known_returns(run.eval_pool))
     try:
-        if run.updates_done == 0 and config.eval_every:
-            _evaluate(run)
+        _evaluate_if_due(run)
         while run.updates_done < config.updates:
             _update(run)
-            if config.eval_every and (run.updates_done % config.eval_every == 0 or run.updates_done == config.updates):
-                _evaluate(run)
+            _evaluate_if_due(run)
             if config.save_every and run.updates_done % config.save_every == 0:
                 save_checkpoint(config, run.policy, run.optimizer, updates_done=run.updates_done)
         save_checkpoint(config, run.policy, run.optimizer, updates_done=run.updates_done)
@@ -94,7 +95,7 @@ def _rescue(run: Run, what: str) -> None:
 def _update(run: Run) -> None:
     """One batch: roll out, compute advantages, take one optimizer step, log."""
     config, number, clock, started = run.config, run.updates_done, RolloutClock(), time.perf_counter()
-    first = number * config.groups_per_batch
+    first = config.seed * _SEEDS_APART + number * config.groups_per_batch
     groups: list[Group] = []
     for group in rollout_groups(
         run.pool,
@@ -178,7 +179,10 @@ def _backward(run: Run, trajectories: Sequence[Trajectory], advantages: Sequence
     return {"loss": loss_sum, "logprob_gap": gap_sum / total}
 
 
-def _evaluate(run: Run) -> None:
+def _evaluate_if_due(run: Run) -> None:
+    every, done = run.config.eval_every, run.updates_done
+    if not every or (done % every and done != run.config.updates) or done in dict(run.log.evaluations):
+        return
     run.log.progress("evaluating")
     played = evaluate(run.eval_pool, run.sampler, run.renderer, size=run.config.eval_size, settings=run.settings)
     run.log.evaluation(run.updates_done, summarize(played))
@@ -186,17 +190,20 @@ def _evaluate(run: Run) -> None:
 
 def _load(config: TrainConfig, renderer: Renderer, context_length: int, checkpoint: Path | None, log: RunLog) -> Run:
     state = None if checkpoint is None else load_state(checkpoint, config)
-    log.progress("loading the model")
-    policy = Policy.load(
-        config.model,
-        lora_rank=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        seed=config.seed,
-        device=config.device,
-        dtype=config.dtype,
-        attention=config.attention,
-        adapter=checkpoint,
-    )
+    log.say(f"Loading {config.model}")
+    try:
+        policy = Policy.load(
+            config.model,
+            lora_rank=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            seed=config.seed,
+            device=config.device,
+            dtype=config.dtype if state is None else state["dtype"],
+            attention=config.attention,
+            adapter=checkpoint,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"model {config.model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     optimizer = MasterAdam(
         policy.trainable, learning_rate=config.learning_rate, betas=config.adam_betas, eps=config.adam_eps
     )

@@ -84,7 +84,7 @@ class Trajectory:
 
     @property
     def is_truncated(self) -> bool:
-        """True when a turn ran into the token limit or the context."""
+        """True when a turn ran into the token limit or the context, or the environment truncated the episode."""
         return any(turn.stop_reason != "stop" for turn in self.turns)
 
     @property

@@ -35,7 +35,7 @@ def test_an_endless_environment_is_played_where_training_never_comes(scripted, r
     first = evaluate(pool, scripted(always(tokenizer, "3")), renderer, size=5, settings=settings)
     again = evaluate(pool, scripted(always(tokenizer, "4")), renderer, size=5, settings=settings)
     assert len(first) == 5
-    assert [t.seed for t in first] == [2**31 + i for i in range(5)]
+    assert [t.seed for t in first] == [2**62 + i for i in range(5)]
     assert [t.observations[0] for t in first] == [t.observations[0] for t in again]
     assert len({t.observations[0] for t in first}) == 5
 

@@ -14,7 +14,7 @@ import pytest
 
 from trainers import train as train_module
 from trainers.config import ConfigError, Interrupted
-from trainers.recipes import guess_number
+from trainers.recipes import guess_number, rl_loop
 
 RECIPES = ("rl_loop", "rl_basic", "guess_number")
 ROOT = Path(__file__).parents[2]
@@ -60,6 +60,13 @@ def test_the_minimal_loop(recipe, tiny_folder, tmp_path):
     assert lines[1].startswith("update 2/2  mean reward ")
     assert lines[2] == f"The adapter is in {Path('out/adapter')}"
     assert_adapter(tmp_path / "out" / "adapter")
+
+
+def test_the_minimal_loop_refuses_what_cannot_work(tiny_folder):
+    with pytest.raises(ConfigError, match="group_size is 1"):
+        rl_loop.main(rl_loop.Config(model=str(tiny_folder), env="llm_envs:Arithmetic-v0", group_size=1))
+    with pytest.raises(ConfigError, match="is not registered"):
+        rl_loop.main(rl_loop.Config(model=str(tiny_folder), env="llm_envs:Nothing-v0"))
 
 
 def test_the_minimal_loop_is_one_page():

@@ -43,9 +43,11 @@ def resume_command(run_dir: Path) -> str:
     options: list[str] = []
     given = iter(sys.argv[1:])
     for option in given:
-        if option == "--run-dir":
-            next(given, None)
-        elif option not in ("--resume", "--overwrite") and not option.startswith("--run-dir="):
+        name = option.partition("=")[0].replace("_", "-")
+        if name == "--run-dir":
+            if "=" not in option:
+                next(given, None)
+        elif name not in ("--resume", "--overwrite"):
             options.append(option)
     spec = sys.modules["__main__"].__spec__
     module = sys.argv[0] if spec is None else f"-m {spec.name}"

@@ -52,8 +52,6 @@ def main(config: Config) -> None:
     started = time.perf_counter()
     run_dir = _run_dir(config)
     base = run_dir / "base"
-    if not (base / "config.json").exists():
-        _read_transcripts(config, run_dir, base)
     train_config = TrainConfig(
         model=str(base),
         env=ENV,
@@ -79,6 +77,9 @@ def main(config: Config) -> None:
         max_rows=1024,
         resume=config.resume,
     )
+    train_config.validate()
+    if not (base / "config.json").exists():
+        _read_transcripts(config, run_dir, base)
     reading_seconds = time.perf_counter() - started
     log = RunLog(train_config, references=(PLAYER, "optimal"), chart=True)
     run = train(train_config, log=log)
@@ -144,7 +145,8 @@ def _read_transcripts(config: Config, run_dir: Path, base: Path) -> None:
         save_model(model, tokenizer, run_dir / "base_interrupted")
         print(f"Interrupted after {reader.steps_done} steps of reading. Model so far: {run_dir / 'base_interrupted'}")
         raise Interrupted(run_dir) from None
-    save_model(model, tokenizer, base)
+    save_model(model, tokenizer, run_dir / "base_partial")
+    (run_dir / "base_partial").rename(base)
     stopped_reading.unlink(missing_ok=True)
 
 

@@ -20,6 +20,7 @@ from trainers.config import TrainConfig
 from trainers.policy import Policy
 from trainers.preflight import preflight
 from trainers.recipes.cli import run_recipe
+from trainers.rollouts import messages_of
 from trainers.sampling import TorchSampler
 from trainers.trajectories import Completion
 
@@ -85,7 +86,7 @@ def main(config: Config) -> None:
             members = envs[group * config.group_size : (group + 1) * config.group_size]
             starts = [env.reset(seed=problem) for env in members]
             assert all(observation == starts[0][0] for observation, _ in starts)
-            prompts.append(renderer.prompt(starts[0][1]["messages"]))
+            prompts.append(renderer.prompt(messages_of(*starts[0])))
 
         # Sample: group_size answers to each question, as tokens with their logprobs.
         completions: list[Completion] = []

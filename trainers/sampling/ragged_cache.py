@@ -63,7 +63,9 @@ class RaggedCache(Cache):
         columns = torch.arange(self._end, device=device)
         hidden = columns > self._positions[:, None, :, None]  # [n, 1, width, L]
         mask = torch.zeros(hidden.shape, dtype=self._dtype, device=device)
-        return mask.masked_fill_(hidden, torch.finfo(self._dtype).min), self._positions
+        # Padding repeats its row's last position: some models look positions up in a table that ends.
+        position_ids = self._positions.minimum(start + lengths[:, None] - 1)
+        return mask.masked_fill_(hidden, torch.finfo(self._dtype).min), position_ids
 
     def end(self, lengths: Tensor, *, first_slot: int) -> None:
         """Count the real tokens of the pass."""
