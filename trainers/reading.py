@@ -73,7 +73,7 @@ class Reader:
         *,
         steps: int,
         learning_rate: float,
-        tokens_per_microbatch: int = 4096,
+        tokens_per_microbatch: int = 2048,
     ) -> None:
         self._model = model
         self._transcripts = transcripts

@@ -30,11 +30,11 @@ class Config:
 
     run_dir: Path | None = None
     """Where everything goes; default: a new folder under runs/."""
-    read_steps: int = 900
+    read_steps: int = 1500
     """Steps of reading."""
     read_batch: int = 64
     """Transcripts a step."""
-    updates: int = 90
+    updates: int = 80
     """Updates of policy gradient."""
     seed: int = 0
     """Of the model's weights, the transcripts, and training."""
@@ -73,7 +73,7 @@ def main(config: Config) -> None:
         seed=config.seed,
         device=config.device,
         attention="eager",
-        tokens_per_microbatch=4096,
+        tokens_per_microbatch=2048,
         max_rows=1024,
         resume=config.resume,
     )
