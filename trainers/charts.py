@@ -76,7 +76,8 @@ def save_curve(
         axes.plot(*_axes(greedy), "o", color="tab:red", markersize=5, label="greedy evaluation")
     axes.set(xlabel="update", ylabel=ylabel, title=title)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    # Below the picture, where it hides neither points nor the references' names.
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     figure.savefig(path)
 
 
