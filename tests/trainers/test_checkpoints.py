@@ -17,6 +17,7 @@ class StubPolicy:
     """Saves one file; may be cut off while it does."""
 
     broken = False
+    dtype = torch.float32
 
     def save_adapter(self, folder: Path) -> None:
         folder.mkdir(parents=True)
