@@ -3,6 +3,7 @@ r"""The structure of a final answer: formulas, lists, tuples, sets, intervals, m
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 
 from llm_envs.grading.brackets import OPENING, find, matching, split, top_level
 from llm_envs.grading.expressions import Node, number, parse_expression
@@ -28,6 +29,7 @@ _LABEL = re.compile(r"[A-Za-z ]{1,40}:\s*")
 _BASED = re.compile(r"\(?([0-9A-Za-z.]+)\)?_\{?\(?(?:base)?([0-9]{1,2})\)?\}?")  # above ten, digits are letters
 _THOUSANDS = re.compile(r"[0-9]{1,3}")
 _MAX_DEPTH = 12
+_MAX_SIGNS = 3
 
 
 @lru_cache(maxsize=4096)
@@ -92,7 +94,7 @@ class _Reader:
             raise LatexError("nested too deeply")
         if not tokens:
             raise LatexError("nothing")
-        tokens = _without_label(tokens)
+        tokens = _without_label(_without_range(tokens))
         for read in (self.braced, self.listed, self.related, self.combined, self.ratio, self.bracketed, self.matrix):
             found = read(tokens, depth)
             if found is not None:
@@ -272,6 +274,14 @@ def _without_label(tokens: Sequence[Token]) -> Sequence[Token]:
     return tokens
 
 
+def _without_range(tokens: Sequence[Token]) -> Sequence[Token]:
+    r"""Leave out what a formula holds for: ``n^3 \text{ for all } n``."""
+    for i, token in enumerate(tokens[1:], start=1):
+        if token.kind == "text" and token.text.startswith(("for all", "for every", "for any", "where")):
+            return tokens[:i]
+    return tokens
+
+
 def _without_approximation(tokens: Sequence[Token]) -> Sequence[Token]:
     r"""Of ``2/3 \approx 0.67`` the exact side."""
     parts = [part for part in split(tokens, {"\\approx", "\\simeq", "\\doteq"}) if part]
@@ -346,25 +356,29 @@ def _without_degrees(node: Node) -> tuple[Node, bool]:
 
 
 def _branches(node: Node) -> list[Node]:
-    """The formulas that a plus-minus stands for: all signs together, so two at most."""
+    """The formulas that plus-minus stands for: beside a minus-plus all signs go together, else each alone."""
     if not _has(node, {"pm", "mp"}):
         return [node]
-    if _has(node, {"mp"}) or _count(node, "pm") == 1:
-        return [_resolved(node, plus=True), _resolved(node, plus=False)]
-    raise LatexError("several signs that may go together or not")
+    count = _count(node)
+    if _has(node, {"mp"}) or count == 1:
+        return [_resolved(node, [sign] * count) for sign in (True, False)]
+    if count > _MAX_SIGNS:
+        raise LatexError("too many signs")
+    return [_resolved(node, list(signs)) for signs in product((True, False), repeat=count)]
 
 
-def _count(node: Node, kind: str) -> int:
-    return int(node[0] == kind) + sum(_count(part, kind) for part in node[1:] if isinstance(part, tuple))
+def _count(node: Node) -> int:
+    return int(node[0] in {"pm", "mp"}) + sum(_count(part) for part in node[1:] if isinstance(part, tuple))
 
 
 def _has(node: Node, kinds: set[str]) -> bool:
     return node[0] in kinds or any(isinstance(part, tuple) and _has(part, kinds) for part in node[1:])
 
 
-def _resolved(node: Node, *, plus: bool) -> Node:
-    parts = [_resolved(part, plus=plus) if isinstance(part, tuple) else part for part in node[1:]]
+def _resolved(node: Node, signs: list[bool]) -> Node:
+    """The formula with the signs, in their order, instead of plus-minus; takes them off the list."""
+    parts = [_resolved(part, signs) if isinstance(part, tuple) else part for part in node[1:]]
     if node[0] not in {"pm", "mp"}:
         return (node[0], *parts)
-    positive = plus == (node[0] == "pm")
+    positive = signs.pop(0) == (node[0] == "pm")
     return ("add", parts[0], parts[1] if positive else ("neg", parts[1]))

@@ -45,7 +45,7 @@ def _same(left: Value, right: Value, same: SameValue) -> bool | None:
     if isinstance(left, Formula) and isinstance(right, Formula):
         return _same_formula(left, right, same)
     names = _region_names(left), _region_names(right)
-    if names[0] and names[1] and names[0] != names[1]:
+    if names[0] and names[1] and names[0] != names[1] and not all(map(_stands_for_result, names[0] | names[1])):
         return False
     if _is_region(left) or _is_region(right):
         regions = region_of(left), region_of(right)
@@ -131,8 +131,11 @@ def _last_side(relation: Relation) -> Value:
     """What a chain ``x = a = b`` says x is; the relation itself where it has no name or its sides are not equal."""
     if set(relation.signs) != {"="}:
         return relation
-    if len(relation.sides) == 2 and _name(relation) is not None:
-        return _named(relation)
+    if len(relation.sides) == 2:
+        if _name(relation) is not None:
+            return _named(relation)
+        if _is_sum_of_unknowns(relation.sides[0]):
+            return relation.sides[1]
     start = 0 if _name(relation) is None else 1
     last = relation.sides[-1]
     between = [side for side in relation.sides[start:-1] if _formula_name(side) is None or len(relation.sides) < 3]
@@ -141,6 +144,11 @@ def _last_side(relation: Relation) -> Value:
         if node is None or values[-1] is None or not _equal_exactly(node, values[-1]):
             return relation
     return last
+
+
+def _is_sum_of_unknowns(value: Value) -> bool:
+    """Whether a side can only be what was asked for, as in ``a + bi = 2 + i``: an equation leaves two unknowns open."""
+    return isinstance(value, Formula) and value.node[0] == "add" and len(variables(value.node)) > 1
 
 
 def _is_chain_of_equals(relation: Relation) -> bool:
@@ -444,12 +452,13 @@ def _proportional(f: Node, g: Node, same: SameValue, *, positive: bool) -> bool 
     names = variables(f) | variables(g)
     if not names:
         return same(f, g)
-    point = {name: sample(name, 11) for name in names}
-    f0, g0 = _substituted(f, point), _substituted(g, point)
-    a, b = to_float(f0), to_float(g0)
-    if a is None or b is None or not a or not b or (positive and a * b < 0):
-        return False
-    return same(("mul", f, g0), ("mul", g, f0))
+    for attempt in range(8, 16):  # not where `same` looks
+        point = {name: sample(name, attempt) for name in names}
+        f0, g0 = _substituted(f, point), _substituted(g, point)
+        a, b = to_float(f0), to_float(g0)
+        if a and b:
+            return False if positive and a * b < 0 else same(("mul", f, g0), ("mul", g, f0))
+    return False
 
 
 def _substituted(node: Node, point: dict[str, Fraction]) -> Node:

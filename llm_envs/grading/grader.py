@@ -17,12 +17,12 @@ from llm_envs.grading.rational import Number, read_number
 from llm_envs.grading.units import unit_ratio
 from llm_envs.grading.values import Formula, Opaque, Words
 from llm_envs.grading.verdict import Verdict
+from llm_envs.grading.words import says_so
 from llm_envs.grading.workers import WorkerCrashedError, WorkerPool, WorkerTimeoutError
 
 __all__ = ["check_gold", "clear_cache", "grade", "grade_many", "is_text_only", "warm_up"]
 
 _MAX_CHOICE_LENGTH = 400
-_DECISIONS = frozenset({"yes", "no", "true", "false"})
 _LOG = logging.getLogger("llm_envs.grading")
 _DIGITS = WorkerPool("llm_envs.grading.digits:judge")
 _SYMPY = WorkerPool("llm_envs.grading.symbolic:judge")
@@ -182,8 +182,8 @@ def _compare(text: str, expected: _Gold) -> Verdict | None:
     elif choice is not None and choice.content and choice.is_capital:
         text = clean(choice.content)
     value, gold = read_answer(text), read_answer(expected.text)
-    if isinstance(gold, Words) and gold.text in _DECISIONS and text.split(",")[0].strip().casefold() == gold.text:
-        return Verdict.CORRECT  # Yes, it converges
+    if isinstance(gold, Words) and says_so(value, gold):
+        return Verdict.CORRECT
     if isinstance(value, Opaque) and not _SYMBOLIC.search(text):
         return Verdict.UNPARSED
     if isinstance(value, Opaque) or isinstance(gold, Opaque):

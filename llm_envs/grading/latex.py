@@ -24,6 +24,7 @@ _SPACE = re.compile(r"\\[,;:> !]|~|\s+")
 _CLOSING_MARKS = re.compile(r"(?:\s|\\(?:cr|checkmark|blacksquare|square|qed)(?![A-Za-z]))+\Z")
 _NEGATED = re.compile(r"\\not\s*(=|<|>|\\in(?![A-Za-z])|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))")
 _NEGATIONS = {"=": "\\ne ", "<": "\\ge ", ">": "\\le ", "\\in": "\\notin ", "\\le": ">", "\\ge": "<"}
+_ROW_GAP = re.compile(r"(?<=\\cr)\s*\[\s*-?[0-9.]+\s*(?:pt|em|ex|mm|cm)\s*\]")
 _COLON = re.compile(r"\s*(?:\\!\s*)?(?:\{:\}|:)\s*(?:\\!)?(?=\s*[0-9])")
 _LEAD = re.compile(
     r"(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer(?:\s*:|\s+is\s*:?)\s*\}?\s*:?\s*(?=\S)", re.IGNORECASE
@@ -49,7 +50,7 @@ def clean(text: str) -> str:
         text = unicode_to_latex(text)
     text = _MONEY.sub(r"\1\2 dollars", text) if "$" in text else text
     if "\\" in text:
-        text = text.replace("\\\\", "\\cr ")
+        text = _ROW_GAP.sub("", text.replace("\\\\", "\\cr "))
         text = _NEGATED.sub(lambda match: _NEGATIONS[match[1]], text)
         for escaped, plain in (("\\$", ""), ("\\%", "%"), ("\\#", "#"), ("\\&", "&")):
             text = text.replace(escaped, plain)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from llm_envs.grading.expressions import number
 from llm_envs.grading.latex import Token, squeeze
-from llm_envs.grading.values import EMPTY_SET, REALS, Formula, Opaque, Value, Words
+from llm_envs.grading.values import EMPTY_SET, REALS, Formula, Group, Opaque, Value, Words
 
-__all__ = ["join", "read_clock", "read_words", "tidy_words"]
+__all__ = ["join", "read_clock", "read_words", "says_so", "tidy_words"]
 
 _NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen twenty"""
@@ -22,6 +22,9 @@ _NOT_LETTERS = re.compile(r"[^\w+./<>=-]+")
 
 
 _CLOCK = re.compile(r"(?:\\(?:text|mathrm|mbox)\s*\{)?\s*([0-9]{1,2}(?::[0-5][0-9]){1,2})(.*?)\}?", re.DOTALL)
+_DECISIONS = frozenset({"yes", "no", "true", "false"})
+_DENIALS = frozenset({"not", "no", "never", "neither", "nor", "if", "or", "unless"})
+_MAX_SENTENCE = 7
 _HALF_DAY = re.compile(r"[ap]m")
 
 
@@ -40,6 +43,17 @@ def tidy_words(text: str) -> str:
     text = _NOT_LETTERS.sub(" ", text).strip(".- ")
     text = " ".join(_ARTICLES.sub(" ", text).split()) or text  # a choice may be called A
     return _SAME_WORDS.get(text, text)
+
+
+def says_so(value: Value, gold: Words) -> bool:
+    """Whether words say in a sentence what the gold answer says in one: *Yes, it converges*, *the function is odd*."""
+    if isinstance(value, Group) and not value.opening and gold.text in _DECISIONS:
+        others = {item.text for item in value.items[1:] if isinstance(item, Words)}
+        return value.items[0] == gold and len(others) == len(value.items) - 1 and not others & _DECISIONS
+    if not isinstance(value, Words) or " " in gold.text:
+        return False
+    words = value.text.split()
+    return 2 < len(words) <= _MAX_SENTENCE and words[-2:] == ["is", gold.text] and not _DENIALS & set(words)
 
 
 def read_words(text: str, tokens: Sequence[Token] | None) -> Value:

@@ -105,7 +105,11 @@ def ends(pid: int, *, within: float) -> bool:
 
 
 def children() -> set[int]:
-    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread may end while we look
+            found.update(int(pid) for pid in (task / "children").read_text().split())
+    return found
 
 
 def in_thread(function: Callable[[], Any]) -> Callable[[], Any]:
