@@ -33,6 +33,12 @@ REGISTRY: Mapping[str, Registration] = {
     "MATH-v0": Registration("llm_envs.maths.competition_math:MATHEnv", reward_threshold=0.9, data="math"),
     "Polaris-v0": Registration("llm_envs.maths.polaris:PolarisEnv", reward_threshold=0.8, data="polaris"),
     "DeepMath-v0": Registration("llm_envs.maths.deepmath:DeepMathEnv", reward_threshold=0.8, data="deepmath"),
+    "DeepCoder-v0": Registration("llm_envs.coding.deepcoder:DeepCoderEnv", reward_threshold=0.6, data="deepcoder"),
+    "LiveCodeBench-v0": Registration(
+        "llm_envs.coding.live_code_bench:LiveCodeBenchEnv", reward_threshold=0.6, turns=2, data="live_code_bench"
+    ),
+    "HumanEval-v0": Registration("llm_envs.coding.human_eval:HumanEvalEnv", reward_threshold=0.9, data="human_eval"),
+    "MBPP-v0": Registration("llm_envs.coding.mbpp:MBPPEnv", reward_threshold=0.8, turns=2, data="mbpp"),
     "Arithmetic-v0": Registration("llm_envs.maths.arithmetic:ArithmeticEnv", reward_threshold=0.99),
     "GuessNumber-v0": Registration("llm_envs.games.guess_number:GuessNumberEnv", reward_threshold=5.0, turns=10),
 }

@@ -1,0 +1,64 @@
+"""Limits of resources, as the kernel counts them per process."""
+
+from __future__ import annotations
+
+import os
+import resource
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["FILE_BYTES", "RESERVE_BYTES", "base_bytes", "enter", "lift_memory"]
+
+FILE_BYTES = 16 << 20
+"""Of one file, and of the whole working directory."""
+RESERVE_BYTES = 16 << 20
+"""Above the soft limit of memory; so that the traceback of a MemoryError can be written."""
+_OPEN_FILES = 64
+_THREADS = 64
+_STACK_BYTES = 64 << 20
+_FALLBACK_BASE_BYTES = 64 << 20
+
+
+def base_bytes() -> int:
+    """The address space that Python and the preloaded modules take before the program begins; it is not charged."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return _FALLBACK_BASE_BYTES
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def enter(memory_bytes: int, cpu_seconds: int) -> None:
+    """Limit this process, for good.
+
+    Args:
+        memory_bytes: Of address space, with the base; `RESERVE_BYTES` of it are kept back.
+        cpu_seconds: A backstop only: the supervisor's clock is the limit.
+    """
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, FILE_BYTES)
+    _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    _limit(resource.RLIMIT_NPROC, _THREADS)
+    _limit(resource.RLIMIT_MEMLOCK, 0)
+    _limit(resource.RLIMIT_MSGQUEUE, 0)
+    _limit(resource.RLIMIT_SIGPENDING, 256)
+    _limit(resource.RLIMIT_CPU, cpu_seconds)
+    _limit(resource.RLIMIT_STACK, _STACK_BYTES)
+    hard = _limit(resource.RLIMIT_AS, memory_bytes)
+    resource.setrlimit(resource.RLIMIT_AS, (max(hard - RESERVE_BYTES, 0), hard))
+
+
+def _limit(kind: int, value: int) -> int:
+    """Set both the soft and the hard limit, lower where the hard one already is; returns it."""
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, value))
+    return value
+
+
+def lift_memory() -> None:
+    """Free the reserve, once the program is over."""
+    with suppress(OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))

@@ -1,0 +1,391 @@
+"""The embedded sandbox: a warm Python that forks a process per job, in namespaces, behind a filter of system calls."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sandboxes import frames
+from sandboxes.base import Job, RunResult, Sandbox, SandboxUnavailableError, Session, Status
+
+__all__ = ["PRELOAD", "LocalSandbox"]
+
+PRELOAD = (
+    *("array", "ast", "bisect", "cmath", "collections", "contextlib", "copy", "dataclasses", "datetime", "decimal"),
+    *("enum", "fractions", "functools", "hashlib", "heapq", "io", "itertools", "json", "linecache", "math", "numbers"),
+    *("operator", "queue", "random", "re", "statistics", "string", "struct", "textwrap", "threading", "time"),
+    *("traceback", "typing"),
+)
+"""Modules that a program finds loaded already."""
+
+_TIERS = ("namespaces", "landlock", "unsafe")
+_ATTEMPTS = 3
+_START_SECONDS = 30.0
+_GRACE_SECONDS = 10.0
+"""For a cell to come up, to kill and to report, on a busy machine, beyond the time of the program itself."""
+_TIMEVAL = struct.Struct("@ll")
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "PATH": "/usr/bin:/bin",
+    # An arena a thread would use up the address space that a program may have.
+    "MALLOC_ARENA_MAX": "1",
+    # Threads of a numerics library would not survive a fork.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+_sandboxes: weakref.WeakSet[LocalSandbox] = weakref.WeakSet()
+
+
+class _FailedError(Exception):
+    """We failed, not the program; worth another attempt."""
+
+
+class LocalSandbox(Sandbox):
+    """Runs programs on this machine, each a fork of a warm Python of its own.
+
+    Tiers, the strongest that works is taken:
+
+    - ``namespaces``: each job has its own pid, mount, net, ipc, uts and (where allowed) user namespace, a root that
+      holds read-only system libraries and Python, no /proc, a working directory of 16 MiB in memory, no capability, and
+      a list of allowed system calls.
+    - ``landlock``: where namespaces are refused (in a container). Files outside of Python and the working directory
+      cannot be opened, other processes cannot be signalled, there are no sockets but pairs. It does not limit the size
+      of the working directory as a whole (on the disk, in the folder for temporary files), and a program may learn that
+      files exist.
+    - ``unsafe``: limits of resources only, for programs that you trust.
+
+    It may be used from any thread, in daemonic processes, and on both sides of a fork (each side starts its own).
+
+    Args:
+        tier: Take this one or none.
+        allow_unsafe: Whether ``unsafe`` will do if nothing else works.
+        preload: Modules to have loaded; one that is not of the standard library brings the folder it was found in.
+        python: The Python to run; this one by default.
+
+    Raises:
+        SandboxUnavailableError: If no tier works here, with the reason of each.
+        ValueError: If the tier is not known.
+    """
+
+    name: ClassVar[str] = "local"
+
+    def __init__(
+        self,
+        *,
+        tier: str | None = None,
+        allow_unsafe: bool = False,
+        preload: Sequence[str] = PRELOAD,
+        python: str | None = None,
+    ) -> None:
+        if tier is not None and tier not in _TIERS:
+            raise ValueError(f"unknown tier {tier!r}; known: {', '.join(_TIERS)}")
+        if sys.platform != "linux":
+            raise SandboxUnavailableError(
+                f"the local sandbox needs Linux, and this is {sys.platform}; the docker backend works: make('docker')"
+            )
+        if tier == "unsafe" and not allow_unsafe:
+            raise SandboxUnavailableError("the tier 'unsafe' holds nothing; it needs allow_unsafe=True")
+        self._python = python or str(getattr(sys, "_base_executable", sys.executable))
+        self._preload = list(preload)
+        self._paths = _folders_of(preload)
+        self._closed = False
+        self._forget()
+        tiers = [tier] if tier else [one for one in _TIERS if one != "unsafe" or allow_unsafe]
+        self._tier = self._strongest(tiers)
+        _sandboxes.add(self)
+
+    def _forget(self) -> None:
+        """Begin without a zygote, as at first; in a forked child the one of the parent is not ours."""
+        self._lock = threading.Lock()
+        self._zygote: _Zygote | None = None
+        self._cells = 0
+
+    def _strongest(self, tiers: Sequence[str]) -> str:
+        reasons = []
+        for tier in tiers:
+            self._tier = tier
+            try:
+                result = _Cell(self, Job("print(6 * 7)", timeout_seconds=_START_SECONDS)).run_once()
+                if result.stdout == "42\n":
+                    return tier
+                reasons.append(f"{tier}: {result.stderr or result.status}")
+            except _FailedError as error:
+                reasons.append(f"{tier}: {error}")
+            self._stop()
+        raise SandboxUnavailableError(
+            "no tier of the local sandbox works here ("
+            + "; ".join(reasons)
+            + "); use the docker backend, or allow_unsafe=True for programs that you trust"
+        )
+
+    def run_job(self, job: Job) -> RunResult:
+        """Run one program in a cell of its own."""
+        return _attempts(lambda: _Cell(self, job).run_once(), self)
+
+    def session(self, code: str, *, files: Mapping[str, str | bytes] | None = None, memory_mb: int = 256) -> Session:
+        """Many runs in one cell: each a fresh fork in a fresh working directory, after all of the last was killed."""
+        return _LocalSession(self, code, files or {}, memory_mb)
+
+    def describe(self) -> str:
+        """The backend and its tier."""
+        return f"local ({self._tier})"
+
+    @property
+    def tier(self) -> str:
+        """How programs are kept in here: ``namespaces``, ``landlock`` or ``unsafe``."""
+        return self._tier
+
+    @property
+    def concurrency(self) -> int:
+        """One program a core."""
+        return len(os.sched_getaffinity(0))
+
+    def close(self) -> None:
+        """End the zygote, and with it all that runs."""
+        self._closed = True
+        self._stop()
+
+    def _stop(self) -> None:
+        with self._lock:
+            zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            zygote.stop()
+
+    def _open_cell(self) -> tuple[socket.socket, _Zygote, int]:
+        """Ask for a cell; starts the zygote if there is none."""
+        if self._closed:
+            raise RuntimeError("the sandbox is closed")
+        ours, theirs = socket.socketpair()
+        with theirs, self._lock:
+            if self._zygote is not None and not self._zygote.alive():
+                self._zygote.stop()
+                self._zygote = None
+            if self._zygote is None:
+                try:
+                    self._zygote = _Zygote(self._python, self._tier, self._preload, self._paths)
+                except _FailedError:
+                    ours.close()
+                    raise
+            zygote = self._zygote
+            self._cells += 1
+            number = self._cells
+            try:
+                socket.send_fds(zygote.socket, [json.dumps({"cell": number}).encode()], [theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                raise _FailedError(f"the zygote is gone: {error}") from error
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(_GRACE_SECONDS), 0))
+        return ours, zygote, number
+
+
+class _Zygote:
+    """A running zygote, and our end of the socket to it."""
+
+    def __init__(self, python: str, tier: str, preload: Sequence[str], paths: Sequence[str]) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        program = Path(__file__).with_name("zygote.py")
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [python, "-I", "-S", "-X", "utf8", str(program), str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=_ENVIRONMENT,
+                    cwd="/",
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self.socket.close()
+            raise _FailedError(f"cannot start {python}: {error}") from error
+        self._end = weakref.finalize(self, _end, self._process, self.socket)
+        config = {"tier": tier, "preload": list(preload), "paths": list(paths)}
+        try:
+            self.socket.settimeout(_START_SECONDS)
+            self.socket.send(json.dumps(config).encode())
+            answer = json.loads(self.socket.recv(1 << 16) or b'{"error": "the zygote ended at once"}')
+            self.socket.settimeout(None)
+        except OSError as error:
+            answer = {"error": f"the zygote did not answer: {error}"}
+        if "error" in answer:
+            self.stop()
+            raise _FailedError(answer["error"])
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill_cell(self, number: int) -> None:
+        with suppress(OSError):
+            self.socket.send(json.dumps({"kill": number}).encode())
+
+    def stop(self) -> None:
+        """End it, wait for it; also at exit, and when nobody holds it any more."""
+        self._end()
+
+    def disown(self) -> None:
+        """In a forked child: let go of what is the parent's."""
+        self._end.detach()
+        self.socket.close()
+        self._process.returncode = 0  # or Popen would warn of a child that is not ours
+
+
+def _end(process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+    with suppress(OSError):
+        channel.shutdown(socket.SHUT_RDWR)  # closing is not enough: a forked child may hold a copy
+    channel.close()
+    try:
+        process.wait(_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class _Cell:
+    """Our side of a cell."""
+
+    def __init__(self, sandbox: LocalSandbox, job: Job) -> None:
+        self._job = job
+        self._socket, self._zygote, self._number = sandbox._open_cell()
+        self._loaded = False
+
+    def run_once(self) -> RunResult:
+        """Run the job and give the cell back."""
+        try:
+            return self.run(self._job.stdin, self._job.timeout_seconds, last=True)
+        finally:
+            self.close()
+
+    def run(self, stdin: str, timeout_seconds: float, *, last: bool = False) -> RunResult:
+        """Run the program once.
+
+        Raises:
+            _FailedError: If there is no answer; the cell is of no use then.
+        """
+        parts = [stdin.encode("utf-8", "surrogatepass")]
+        head: dict[str, Any] = {"timeout_seconds": timeout_seconds, "last": last}
+        if not self._loaded:
+            files = {name: _bytes(content) for name, content in self._job.files.items()}
+            parts += [self._job.code.encode("utf-8", "surrogatepass"), *files.values()]
+            head |= {"memory_mb": self._job.memory_mb, "files": list(files)}
+        head["sizes"] = [len(part) for part in parts]
+        with suppress(OSError):  # it may have said why before it went
+            frames.send(self._socket.fileno(), head, *parts)
+        try:
+            frame = frames.receive(self._socket.fileno(), timeout_seconds + _GRACE_SECONDS)
+        except (OSError, ValueError) as error:
+            self._zygote.kill_cell(self._number)
+            raise _FailedError(f"no answer from the cell: {error}") from error
+        if frame is None:
+            raise _FailedError("the cell is gone")
+        self._loaded = True
+        return _result(*frame)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # closing is not enough: a forked child may hold a copy
+        self._socket.close()
+
+
+class _LocalSession(Session):
+    """Runs of one program in one cell; a cell that fails is replaced."""
+
+    def __init__(self, sandbox: LocalSandbox, code: str, files: Mapping[str, str | bytes], memory_mb: int) -> None:
+        super().__init__(sandbox, code, files, memory_mb)
+        self._local = sandbox
+        self._cell: _Cell | None = None
+        self._closed = False
+
+    def run(self, stdin: str = "", *, timeout_seconds: float = 2.0) -> RunResult:
+        """Run the program once."""
+        Job("", stdin, timeout_seconds=timeout_seconds)  # checks the arguments
+        if self._closed:
+            raise RuntimeError("the session is closed")
+        return _attempts(lambda: self._run(stdin, timeout_seconds), self._local)
+
+    def _run(self, stdin: str, timeout_seconds: float) -> RunResult:
+        if self._cell is None:
+            self._cell = _Cell(self._local, self._job)
+        try:
+            return self._cell.run(stdin, timeout_seconds)
+        except BaseException:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        cell, self._cell = self._cell, None
+        if cell is not None:
+            cell.close()
+
+    def close(self) -> None:
+        """End the cell."""
+        self._closed = True
+        self._drop()
+
+
+def _attempts(run: Any, sandbox: LocalSandbox) -> RunResult:
+    """Try, and try again when it was us; a program is run from its beginning each time."""
+    started = time.monotonic()
+    reason = ""
+    for _ in range(_ATTEMPTS):
+        try:
+            result: RunResult = run()
+        except _FailedError as error:
+            reason = str(error)
+            if sandbox._closed:
+                break
+        else:
+            return result
+    return RunResult(Status.INFRA_ERROR, "", reason, None, time.monotonic() - started)
+
+
+def _result(head: dict[str, Any], body: bytes) -> RunResult:
+    if head["status"] == "infra_error":
+        raise _FailedError(head["error"])
+    cut = head["stdout_bytes"]
+    return RunResult(
+        Status(head["status"]),
+        body[:cut].decode("utf-8", "replace"),
+        body[cut:].decode("utf-8", "replace"),
+        head["exit_code"],
+        head["seconds"],
+    )
+
+
+def _bytes(content: str | bytes) -> bytes:
+    return content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+
+
+def _folders_of(modules: Sequence[str]) -> list[str]:
+    """Where those modules lie that are not of the standard library."""
+    folders = []
+    for name in {module.partition(".")[0] for module in modules} - set(sys.stdlib_module_names):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise ValueError(f"cannot preload {name}: there is no such module")
+        origin = Path(spec.origin)
+        folders.append(str(origin.parent.parent if spec.submodule_search_locations else origin.parent))
+    return sorted(set(folders))
+
+
+def _after_fork() -> None:
+    for sandbox in list(_sandboxes):
+        if sandbox._zygote is not None:
+            sandbox._zygote.disown()
+        sandbox._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,110 @@
+"""The attack suite against what runs here without a server, each time in a container of its own.
+
+Each other backend has the suite in its own test file, as a subclass of `attack_suite.AttackSuite`.
+"""
+
+import functools
+
+import pytest
+
+from sandboxes import Status
+from tests.sandboxes.attack_programs import ATTACKS
+from tests.sandboxes.attacks import Attack, run_attack
+from tests.sandboxes.contained import attack_report, why_not
+from tests.sandboxes.outside import World
+from tests.sandboxes.unsafe import UnsafeSubprocessSandbox
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+_NO_QUOTA = "without a mount of its own a job has no quota: only each file and its time are bounded"
+GAPS = {
+    ("landlock", "root", "disk fill"): _NO_QUOTA,
+    ("landlock", "nobody", "disk fill"): _NO_QUOTA,
+    ("landlock", "root", "inode fill"): _NO_QUOTA,
+    ("landlock", "nobody", "inode fill"): _NO_QUOTA,
+    ("landlock", "root", "thread bomb"): "no limit of processes binds root; the limit of memory does",
+}
+"""What a tier is known not to hold: (tier, user, attack), and why. It must then fail."""
+_BY_NAME = {attack.name: attack for attack in ATTACKS}
+
+
+@functools.cache
+def no_container() -> str:
+    return why_not()
+
+
+@functools.cache
+def report(backend: str, user: str) -> dict[str, list[str]]:
+    return attack_report(backend, user)
+
+
+@functools.cache
+def weaker_report() -> dict[str, list[str]]:
+    """Of the forking sandbox, only for what the other unsafe one withstood."""
+    withstood = [name for name, problems in report("unsafe-subprocess", "root").items() if not problems]
+    return attack_report("unsafe-fork", names=[name for name in withstood if not _BY_NAME[name].plain])
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_container():
+    if no_container():
+        pytest.skip(no_container())
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("user", ["root", "nobody"])
+@pytest.mark.parametrize("tier", ["namespaces", "landlock"])
+def test_local(request, tier, user, attack):
+    pytest.importorskip("sandboxes.local")
+    problems = report(f"local:{tier}", user)[attack.name]
+    if problems and problems[0].startswith("skipped: "):
+        pytest.skip(problems[0].removeprefix("skipped: "))
+    if (tier, user, attack.name) in GAPS:
+        request.applymarker(pytest.mark.xfail(reason=GAPS[tier, user, attack.name], strict=True))
+    assert problems == []
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_the_suite_can_fail(attack):
+    """What needs no isolation ends as it should without any; of all else, a sandbox that holds nothing fails."""
+    problems = report("unsafe-subprocess", "root")[attack.name]
+    if attack.bomb:
+        pytest.skip("nothing but a sandbox that holds would hold it")
+    if attack.plain:
+        assert problems == []
+    else:
+        assert problems or weaker_report()[attack.name]
+
+
+@pytest.mark.parametrize(
+    ("attack", "problem"),
+    [
+        (Attack("status", "1 / 0", frozenset({Status.OK})), "status error, not ok"),
+        (Attack("exit code", "", exit_code=3), "exit code 0, not 3"),
+        (Attack("stdout", "print('x')", stdout="y"), "stdout is not 'y'"),
+        (Attack("breach", "print('BREACH: it could')"), "BREACH: it could"),
+        (Attack("secret", "print('@CODE_SECRET@')"), "it printed a secret of ours (number 2)"),
+        (Attack("canary", "open('@CANARY@', 'a').write('x')"), "it changed canary-0"),
+        (Attack("gone", "import os; os.unlink('@CANARY@')"), "it took canary-0: No such file or directory"),
+        (
+            Attack("daemon", "import os, time\nif not os.fork():\n    os.closerange(0, 9)\n    time.sleep(8)"),
+            "left behind: 1 processes",
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, Attack) else "",
+)
+def test_each_kind_of_harm_is_seen(attack, problem):
+    if attack.name == "daemon":
+        assert any(problem in line for line in _in_a_container_of_its_own())
+        return
+    with World() as world, UnsafeSubprocessSandbox() as sandbox:
+        assert any(line.startswith(problem) for line in run_attack(sandbox, attack, world, contained=False))
+        assert run_attack(sandbox, Attack("nothing", ""), world, contained=False) == []
+
+
+def _in_a_container_of_its_own() -> list[str]:
+    return attack_report("unsafe-subprocess", names=["daemon"])["daemon"]
+
+
+def test_every_name_is_there_once():
+    assert len(_BY_NAME) == len(ATTACKS)
