@@ -83,17 +83,19 @@ class Job:
     memory_mb: int = 256
 
     def __post_init__(self) -> None:
-        if not isinstance(self.code, str) or not isinstance(self.stdin, str):
+        texts: tuple[object, ...] = (self.code, self.stdin)  # a caller may give anything
+        if not all(isinstance(text, str) for text in texts):
             raise TypeError("code and stdin must be str")
+        memory_mb: object = self.memory_mb
         if not 0 < self.timeout_seconds < math.inf:
             raise ValueError(f"timeout_seconds must be finite and above 0, got {self.timeout_seconds}")
-        if isinstance(self.memory_mb, bool) or not isinstance(self.memory_mb, int) or self.memory_mb < _MIN_MEMORY_MB:
+        if type(memory_mb) is not int or memory_mb < _MIN_MEMORY_MB:
             raise ValueError(f"memory_mb must be an integer of at least {_MIN_MEMORY_MB}, got {self.memory_mb!r}")
         for name, content in self.files.items():
             _check_file(name, content)
 
 
-def _check_file(name: str, content: str | bytes) -> None:
+def _check_file(name: object, content: object) -> None:
     if not isinstance(name, str) or not isinstance(content, str | bytes):
         raise TypeError("files must map names to str or bytes")
     path = PurePosixPath(name)
@@ -165,6 +167,10 @@ class Sandbox(ABC):
             return []
         with ThreadPoolExecutor(min(concurrency or self.concurrency, len(jobs))) as pool:
             return list(pool.map(self.run_job, jobs))
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """A sandbox is a resource: a copy of what refers to it, as Gymnasium makes of arguments, shares it."""
+        return self
 
     def __enter__(self) -> Self:
         return self

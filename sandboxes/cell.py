@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from typing import Any
 
 from sandboxes import frames
 from sandboxes.isolation import limits, namespaces
+from sandboxes.isolation.folders import make_folder, remove
 from sandboxes.program import OUT_OF_MEMORY, Birth, Confinement
 
 __all__ = ["INODES", "Cell"]
@@ -66,25 +66,30 @@ class Cell:
 
     def serve(self) -> None:
         """Answer requests; returns when the client is gone or asks for no more."""
-        while (request := frames.receive(self._control)) is not None:
-            head, body = request
-            stdin = self._load(head, body)
+        going = True
+        while going:
+            # The directory is made before the request is there, while the client is busy with other things.
             with self._work() as work:
-                try:
-                    self._write_files(work)
-                except OSError as error:
-                    frames.send(self._control, {"status": "infra_error", "error": f"the files do not fit: {error}"})
-                    return
-                try:
-                    ended = self._run(stdin, head["timeout_seconds"], work)
-                except _ClientGoneError:
-                    return
-                except _NotConfinedError as error:
-                    frames.send(self._control, {"status": "infra_error", "error": str(error)})
-                    return
-                self._report(ended)
-            if head["last"]:
-                return
+                request = frames.receive(self._control)
+                going = request is not None and self._answer(*request, work)
+
+    def _answer(self, head: dict[str, Any], body: bytes, work: int) -> bool:
+        """Run the program once and report; False if there is nothing more to do."""
+        stdin = self._load(head, body)
+        try:
+            self._write_files(work)
+        except OSError as error:
+            frames.send(self._control, {"status": "infra_error", "error": f"the files do not fit: {error}"})
+            return False
+        try:
+            ended = self._run(stdin, head["timeout_seconds"], work)
+        except _ClientGoneError:
+            return False
+        except _NotConfinedError as error:
+            frames.send(self._control, {"status": "infra_error", "error": str(error)})
+            return False
+        self._report(ended)
+        return not head["last"]
 
     def _load(self, head: dict[str, Any], body: bytes) -> bytes:
         """Remember the program, if the request brings one; returns the input."""
@@ -108,17 +113,17 @@ class Cell:
             yield (work := os.open(namespaces.WORK, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
             os.close(work)
             return
-        path = tempfile.mkdtemp(prefix="sandbox-")
+        path = make_folder(self._confinement.scratch)
         work = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if self._confinement.drop_user:
                 os.fchown(work, namespaces.NOBODY, namespaces.NOBODY)
             yield work
         except Exception:
-            _remove(path)
+            remove(path)
             raise
         os.close(work)
-        _remove(path)
+        remove(path)
 
     def _write_files(self, work: int) -> None:
         for name, content in self._files.items():
@@ -283,33 +288,3 @@ def _kill_all() -> None:
     with suppress(ChildProcessError):
         while True:
             os.waitpid(-1, 0)
-
-
-def _remove(path: str) -> None:
-    """Remove a folder, whatever a program made of it: locked folders, and trees too deep for a path or a recursion."""
-    while True:
-        try:
-            os.chmod(path, 0o700)  # noqa: PTH101
-            names = os.listdir(path)  # noqa: PTH208
-        except FileNotFoundError:
-            return
-        for name in names:
-            inner = f"{path}/{name}"
-            try:
-                os.unlink(inner)  # noqa: PTH108
-            except (IsADirectoryError, PermissionError):
-                _lift(path, inner)
-        with suppress(OSError):
-            os.rmdir(path)  # noqa: PTH106
-
-
-def _lift(top: str, folder: str) -> None:
-    """Remove a folder of the topmost one; what is in it moves up to there, so no path is ever long."""
-    os.chmod(folder, 0o700)  # noqa: PTH101
-    for name in os.listdir(folder):  # noqa: PTH208
-        inner = f"{folder}/{name}"
-        if os.path.isdir(inner) and not os.path.islink(inner):  # noqa: PTH112, PTH114
-            os.rename(inner, f"{top}/.{os.urandom(8).hex()}")  # noqa: PTH104
-        else:
-            os.unlink(inner)  # noqa: PTH108
-    os.rmdir(folder)  # noqa: PTH106

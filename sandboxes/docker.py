@@ -7,7 +7,9 @@ import contextlib
 import functools
 import json
 import os
+import platform
 import socket
+import sys
 import tempfile
 import threading
 import weakref
@@ -43,6 +45,7 @@ _MODULES = (
     "sandboxes.program",
     "sandboxes.docker_runner",
 )
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _DEFAULT_URL = "unix:///var/run/docker.sock"
 _NO_PACKAGE = "the docker backend needs its SDK: pip install docker"
 
@@ -184,6 +187,11 @@ def _find(engine: Any, image: str) -> str:
 
 def _build(engine: Any, packages: Sequence[str]) -> str:
     """The name of the image made of the running Python; it is built if the engine does not have it."""
+    machine = platform.machine()
+    if sys.platform != "linux" or engine.version()["Arch"] != _ARCHITECTURES.get(machine):
+        raise SandboxUnavailableError(
+            f"the engine cannot run this Python ({sys.platform}, {machine}); name an image that has one with image="
+        )
     tag = _tag(tuple(packages))
     name = f"{docker_image.REPOSITORY}:{tag}"
     if not engine.images(name, quiet=True):

@@ -329,10 +329,11 @@ def main(preload: list[str]) -> None:
     gc.collect()
     gc.freeze()  # Or a program's first collection would copy every page.
     os.write(runner._replies, REPLY.pack(0, 0, 0.0, 0, 0))
+    arguments = None
     try:
         runner.serve()
-        return
     except _Birth as birth:
         arguments = birth.arguments
-    # Outside of the handler, or the program's errors would have ours as their context.
-    runner.become_program(*arguments)
+    if arguments is not None:
+        # Outside of the handler, or the program's errors would have ours as their context.
+        runner.become_program(*arguments)

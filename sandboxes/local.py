@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from sandboxes import frames
 from sandboxes.base import Job, RunResult, Sandbox, SandboxUnavailableError, Session, Status
+from sandboxes.isolation.folders import remove
 
 __all__ = ["PRELOAD", "LocalSandbox"]
 
@@ -63,8 +64,8 @@ class LocalSandbox(Sandbox):
       a list of allowed system calls.
     - ``landlock``: where namespaces are refused (in a container). Files outside of Python and the working directory
       cannot be opened, other processes cannot be signalled, there are no sockets but pairs. It does not limit the size
-      of the working directory as a whole (on the disk, in the folder for temporary files), and a program may learn that
-      files exist.
+      of the working directory as a whole (on the disk, in the folder for temporary files) nor, where Python cannot be
+      read by an ordinary user, root's number of threads; and a program may learn that files exist.
     - ``unsafe``: limits of resources only, for programs that you trust.
 
     It may be used from any thread, in daemonic processes, and on both sides of a fork (each side starts its own).
@@ -212,7 +213,8 @@ class _Zygote:
         except OSError as error:
             self.socket.close()
             raise _FailedError(f"cannot start {python}: {error}") from error
-        self._end = weakref.finalize(self, _end, self._process, self.socket)
+        self._scratch: list[str] = []
+        self._end = weakref.finalize(self, _end, self._process, self.socket, self._scratch)
         config = {"tier": tier, "preload": list(preload), "paths": list(paths)}
         try:
             self.socket.settimeout(_START_SECONDS)
@@ -224,6 +226,7 @@ class _Zygote:
         if "error" in answer:
             self.stop()
             raise _FailedError(answer["error"])
+        self._scratch.append(answer["scratch"])
 
     def alive(self) -> bool:
         return self._process.poll() is None
@@ -243,7 +246,7 @@ class _Zygote:
         self._process.returncode = 0  # or Popen would warn of a child that is not ours
 
 
-def _end(process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+def _end(process: subprocess.Popen[bytes], channel: socket.socket, scratch: list[str]) -> None:
     with suppress(OSError):
         channel.shutdown(socket.SHUT_RDWR)  # closing is not enough: a forked child may hold a copy
     channel.close()
@@ -252,6 +255,9 @@ def _end(process: subprocess.Popen[bytes], channel: socket.socket) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    for folder in filter(None, scratch):
+        with suppress(OSError):
+            remove(folder)  # it does so itself, unless it was killed
 
 
 class _Cell:

@@ -43,6 +43,7 @@ class Confinement:
         readable: Descriptors for Landlock.
         devices: The same.
         base_bytes: Address space that is not charged.
+        scratch: Folder for working directories, where none can be mounted.
     """
 
     machine: str
@@ -52,6 +53,7 @@ class Confinement:
     readable: list[int] = field(default_factory=list)
     devices: list[int] = field(default_factory=list)
     base_bytes: int = 0
+    scratch: str = ""
 
 
 @dataclass
@@ -105,6 +107,7 @@ def _confine(confinement: Confinement, work: int, memory_mb: int, seconds: float
             os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
+    libc.follow_parent()  # without namespaces, nothing else would end the program with its supervisor
     libc.drop_capabilities()
     libc.no_new_privileges()
     if confinement.landlock:
@@ -224,9 +227,10 @@ def _finish(main: ModuleType, status: int) -> int:
             step()
         except BaseException as error:
             _report(error)
+    good = _flush()  # as Python does: before globals go, which a stream of the program's own may need
     with suppress(BaseException):
         main.__dict__.clear()  # closes, and so flushes, files that the program left open
-    return status if _flush() else status or 120
+    return status if good else status or 120
 
 
 def _flush() -> bool:

@@ -30,14 +30,13 @@ if __name__ == "__main__":
 from sandboxes import frames
 from sandboxes.cell import Cell
 from sandboxes.isolation import landlock, libc, limits, namespaces, seccomp
+from sandboxes.isolation.folders import make_folder, remove
 from sandboxes.program import Birth, Confinement, become, prepare, prepare_streams
 
-__all__ = ["TIERS", "main"]
+__all__ = ["main"]
 
-TIERS = ("namespaces", "landlock", "unsafe")
-"""The strongest first."""
 _MAX_MESSAGE_BYTES = 1 << 16
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_DUMPABLE = 4
 _FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 _LANDLOCK_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")
 
@@ -72,6 +71,8 @@ class _Zygote:
         for pidfd in list(self._cells):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             self._reap(pidfd)
+        if self._ready.confinement.scratch:
+            remove(self._ready.confinement.scratch)
 
     def _obey(self) -> bool:
         message, descriptors, _, _ = socket.recv_fds(self._main, _MAX_MESSAGE_BYTES, 1)
@@ -129,7 +130,7 @@ class _Zygote:
                 self._settle()
             # Not before: a change of user resets both, and the ids of a process that is not dumpable cannot be mapped.
             libc.prctl("dumpable", _PR_SET_DUMPABLE, 0)
-            libc.prctl("pdeathsig", _PR_SET_PDEATHSIG, signal.SIGKILL)
+            libc.follow_parent()
             libc.bound_capabilities()
             _close_all_but(keep)
             Cell(control, self._ready.confinement).serve()
@@ -200,7 +201,9 @@ def _become_ready(config: dict[str, Any]) -> _Ready:
         readable=landlock.open_paths(readable),
         devices=landlock.open_paths(_LANDLOCK_DEVICES),
         base_bytes=limits.base_bytes(),
+        scratch=make_folder(),
     )
+    os.chmod(confinement.scratch, 0o711)  # noqa: PTH101 (a program that is nobody has to get through)
     return _Ready(confinement)
 
 
@@ -252,7 +255,7 @@ def main() -> None:
         return
     gc.collect()
     gc.freeze()
-    client.send(json.dumps({"pid": os.getpid()}).encode())
+    client.send(json.dumps({"scratch": ready.confinement.scratch}).encode())
     _Zygote(client, ready).serve()
 
 

@@ -193,10 +193,13 @@ def _as_text(value: Any) -> str:
 
 
 def output_rule(row: Mapping[str, Any]) -> OutputRule:
-    """How outputs of DeepCoder and TACO are compared: as APPS does it, and with what some rows are marked with."""
+    """How outputs of DeepCoder and TACO are compared: as APPS does it, and with what some rows are marked with.
+
+    The checkers of these sources leave out empty lines and take numbers by value; a tolerance only marked rows have.
+    """
     case = row.get("special_judge_case")
     tolerance = _TOLERANCE if case == _CLOSE_NUMBERS else None
-    return OutputRule(ignore_case=case == _ANY_CASE, ignore_blank=True, tolerance=tolerance)
+    return OutputRule(ignore_case=case == _ANY_CASE, by_value=True, ignore_blank=True, tolerance=tolerance)
 
 
 # --- LiveCodeBench's private tests ---

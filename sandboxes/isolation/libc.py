@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 
-__all__ = ["LIBC", "bound_capabilities", "drop_capabilities", "no_new_privileges", "prctl", "syscall"]
+__all__ = ["LIBC", "bound_capabilities", "drop_capabilities", "follow_parent", "no_new_privileges", "prctl", "syscall"]
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.syscall.restype = ctypes.c_long
 _syscall = LIBC.syscall
 _prctl = LIBC.prctl
 
+_PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
@@ -62,6 +64,11 @@ def bound_capabilities() -> None:
         # EINVAL: the kernel has no more of them. EPERM: an ordinary user, who has none to begin with.
         if _prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), _ZERO, _ZERO, _ZERO):
             break
+
+
+def follow_parent() -> None:
+    """Be killed when the parent ends. A change of user undoes it, so it comes after."""
+    prctl("pdeathsig", _PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def drop_capabilities() -> None:

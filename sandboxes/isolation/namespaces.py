@@ -17,8 +17,8 @@ __all__ = ["NOBODY", "WORK", "enter_root", "fresh_work", "map_ids", "spawn"]
 
 NOBODY = 65534
 """User and group of every program, whoever started the sandbox."""
-WORK = "/work"
-"""The working directory of programs."""
+WORK = "/sandbox"
+"""The working directory of programs; a name that no Python is likely to live under."""
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18

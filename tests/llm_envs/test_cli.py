@@ -152,13 +152,17 @@ def test_an_interruption_is_quiet(path, monkeypatch, capsys):
 def test_the_list(capsys):
     assert main(["list"]) == 0
     assert capsys.readouterr().out == (
-        "id              turns  data      threshold\n"
-        "GSM8K-v0        1      gsm8k     0.9\n"
-        "MATH-v0         1      math      0.9\n"
-        "Polaris-v0      1      polaris   0.8\n"
-        "DeepMath-v0     1      deepmath  0.8\n"
-        "Arithmetic-v0   1      none      0.99\n"
-        "GuessNumber-v0  10     none      5\n"
+        "id                turns  data             threshold\n"
+        "GSM8K-v0          1      gsm8k            0.9\n"
+        "MATH-v0           1      math             0.9\n"
+        "Polaris-v0        1      polaris          0.8\n"
+        "DeepMath-v0       1      deepmath         0.8\n"
+        "DeepCoder-v0      1      deepcoder        0.6\n"
+        "LiveCodeBench-v0  2      live_code_bench  0.6\n"
+        "HumanEval-v0      1      human_eval       0.9\n"
+        "MBPP-v0           2      mbpp             0.8\n"
+        "Arithmetic-v0     1      none             0.99\n"
+        "GuessNumber-v0    10     none             5\n"
     )
 
 

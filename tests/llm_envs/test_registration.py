@@ -12,7 +12,12 @@ import json, sys
 import gymnasium as gym
 import llm_envs
 after_import = sorted(sys.modules)
-row = {"question": "1 + 1?", "problem": "1 + 1?", "answer": "#### 2", "final_answer": "2"}
+row = {
+    "question": "1 + 1?", "problem": "1 + 1?", "answer": "#### 2", "final_answer": "2", "tests": "[]",
+    "question_content": "1 + 1?", "starter_code": "", "public_test_cases": "[]", "private_test_cases": "[]",
+    "metadata": "{}", "contest_date": "2024-01-01", "prompt": "", "test": "", "entry_point": "f",
+    "canonical_solution": "", "text": "", "code": "", "test_list": [], "test_setup_code": "", "challenge_test_list": [],
+}
 for env_id, entry in llm_envs.registration.REGISTRY.items():
     env = gym.make(env_id, **({"data": [row]} if entry.data else {}))
     env.reset(seed=0)
@@ -33,6 +38,10 @@ def test_the_table():
         "MATH-v0": 0.9,
         "Polaris-v0": 0.8,
         "DeepMath-v0": 0.8,
+        "DeepCoder-v0": 0.6,
+        "LiveCodeBench-v0": 0.6,
+        "HumanEval-v0": 0.9,
+        "MBPP-v0": 0.8,
         "Arithmetic-v0": 0.99,
         "GuessNumber-v0": 5.0,
     }
@@ -41,6 +50,10 @@ def test_the_table():
         "MATH-v0": "math",
         "Polaris-v0": "polaris",
         "DeepMath-v0": "deepmath",
+        "DeepCoder-v0": "deepcoder",
+        "LiveCodeBench-v0": "live_code_bench",
+        "HumanEval-v0": "human_eval",
+        "MBPP-v0": "mbpp",
     }
     for env_id, entry in REGISTRY.items():
         spec = gym.spec(env_id)
@@ -70,7 +83,7 @@ def test_what_is_never_imported(stage, modules):
         {"torch", "transformers", "peft", "vllm", "trainers", "pyarrow", "huggingface_hub", "pandas"}
     )
     if stage == "after the import":
-        assert not any(name.startswith(("llm_envs.maths", "llm_envs.games", "llm_envs.testing")) for name in loaded)
+        assert not any(name.startswith(("llm_envs.maths", "llm_envs.games", "llm_envs.coding", "llm_envs.testing", "sandboxes")) for name in loaded)
 
 
 @pytest.fixture(scope="module")

@@ -330,6 +330,12 @@ def test_an_image_without_python(shared, address, client):
     assert eventually(lambda: containers(client) == before)
 
 
+def test_the_python_of_another_machine_is_no_use(address, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(SandboxUnavailableError, match="name an image that has one with image="):
+        make("docker", base_url=address)
+
+
 # Without an engine
 
 

@@ -18,12 +18,12 @@ REFUSED = [
 ]
 
 
-def verdict(machine, name, *arguments, only_pid=None):
+def verdict(machine: str, name: str, *arguments: int, only_pid: int | None = None) -> int:
     program = seccomp.build(machine, only_pid=only_pid)
     return seccomp.simulate(program, seccomp.AUDIT_ARCH[machine], NUMBERS[machine][name], arguments)
 
 
-def refused():
+def refused() -> int:
     return seccomp.deny(errno.EPERM)
 
 

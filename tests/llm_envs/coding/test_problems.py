@@ -113,6 +113,6 @@ def test_broken_tests(tests):
 
 
 def test_only_marked_rows_have_a_tolerance():
-    assert output_rule({}) == output_rule({"special_judge_case": 1}) == OutputRule(ignore_blank=True)
+    assert output_rule({}) == output_rule({"special_judge_case": 1}) == OutputRule(by_value=True, ignore_blank=True)
     assert output_rule({"special_judge_case": 2}).ignore_case
     assert output_rule({"special_judge_case": 3}).tolerance == 1e-6
