@@ -113,6 +113,7 @@ class LocalSandbox(Sandbox):
         self._lock = threading.Lock()
         self._zygote: _Zygote | None = None
         self._cells = 0
+        self._spare: _OpenCell | None = None
 
     def _strongest(self, tiers: Sequence[str]) -> str:
         reasons = []
@@ -162,25 +163,37 @@ class LocalSandbox(Sandbox):
     def _stop(self) -> None:
         with self._lock:
             zygote, self._zygote = self._zygote, None
+            self._drop_spare()
         if zygote is not None:
             zygote.stop()
 
-    def _open_cell(self) -> tuple[socket.socket, _Zygote, int]:
-        """Ask for a cell; starts the zygote if there is none."""
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            self._spare[0].close()
+            self._spare = None
+
+    def _open_cell(self) -> _OpenCell:
+        """A cell that nobody had before; starts the zygote if there is none.
+
+        One more is always asked for, which is made while the program of the one before runs.
+        """
         if self._closed:
             raise RuntimeError("the sandbox is closed")
-        ours, theirs = socket.socketpair()
-        with theirs, self._lock:
+        with self._lock:
             if self._zygote is not None and not self._zygote.alive():
                 self._zygote.stop()
                 self._zygote = None
+                self._drop_spare()
             if self._zygote is None:
-                try:
-                    self._zygote = _Zygote(self._python, self._tier, self._preload, self._paths)
-                except _FailedError:
-                    ours.close()
-                    raise
-            zygote = self._zygote
+                self._zygote = _Zygote(self._python, self._tier, self._preload, self._paths)
+            cell, self._spare = self._spare or self._ask_for_cell(self._zygote), None
+            with suppress(_FailedError):  # the next one that needs it will learn
+                self._spare = self._ask_for_cell(self._zygote)
+        return cell
+
+    def _ask_for_cell(self, zygote: _Zygote) -> _OpenCell:
+        ours, theirs = socket.socketpair()
+        with theirs:
             self._cells += 1
             number = self._cells
             try:
@@ -190,6 +203,10 @@ class LocalSandbox(Sandbox):
                 raise _FailedError(f"the zygote is gone: {error}") from error
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(_GRACE_SECONDS), 0))
         return ours, zygote, number
+
+
+_OpenCell = tuple[socket.socket, "_Zygote", int]
+"""Our end of the socket to a cell, the zygote it is a child of, its number there."""
 
 
 class _Zygote:

@@ -5,8 +5,9 @@ here, as data. So a program that ends early, patches Python or writes verdicts o
 """
 
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -20,6 +21,7 @@ from sandboxes import RunResult, Sandbox, Session, Status
 
 __all__ = ["CaseOutcome", "CaseResult", "Judgement", "Limits", "judge"]
 
+_MAX_LANES = 2
 _ATTEMPTS = 3  # of a run that the sandbox failed
 _ROUNDS = 8  # of assertions that ask for more and more calls
 _SHOWN_CHARACTERS = 500
@@ -144,10 +146,9 @@ def judge(
     wanted = problem.tests if tests is None else tuple(tests)
     if problem.broken is not None or not wanted:
         return Judgement(Verdict.UNSCORABLE, len(wanted), (), problem.broken or "there are no tests")
-    results = []
-    with _Runner(problem, code, sandbox, limits or Limits()) as runner:
-        for index, test in enumerate(wanted):
-            result = runner.result(index, test)
+    results: list[CaseResult] = []
+    with closing(_results(problem, code, sandbox, limits or Limits(), wanted)) as found:
+        for result in found:
             results.append(result)
             if result.outcome is not CaseOutcome.PASSED and not (every_test and result.outcome is CaseOutcome.WRONG):
                 break
@@ -161,6 +162,33 @@ def judge(
     return Judgement(verdict, len(wanted), tuple(results))
 
 
+def _results(
+    problem: Problem, code: str, sandbox: Sandbox, limits: Limits, tests: Sequence[Test]
+) -> Generator[CaseResult, None, None]:
+    """Results in the order of the tests; as many are run at once as the sandbox runs without loss, at most two."""
+    lanes = min(sandbox.concurrency, _MAX_LANES, len(tests))
+    budget = _Budget(limits.total_seconds)
+    with ExitStack() as stack:
+        runners = [stack.enter_context(_Runner(problem, code, sandbox, limits, budget)) for _ in range(lanes)]
+        if lanes == 1:
+            yield from (runners[0].result(index, test) for index, test in enumerate(tests))
+            return
+        pool = stack.enter_context(ThreadPoolExecutor(lanes))
+        for start in range(0, len(tests), lanes):
+            batch = [
+                pool.submit(runner.result, start + i, test)
+                for i, (runner, test) in enumerate(zip(runners, tests[start : start + lanes], strict=False))
+            ]
+            yield from (future.result() for future in batch)
+
+
+@dataclass
+class _Budget:
+    """What is left of the time for all tests of a program."""
+
+    seconds: float
+
+
 class _FailedRunError(Exception):
     """A run of the judged program that gave nothing to compare."""
 
@@ -172,9 +200,9 @@ class _FailedRunError(Exception):
 class _Runner:
     """One program, and the warm session of each of its two forms."""
 
-    def __init__(self, problem: Problem, code: str, sandbox: Sandbox, limits: Limits) -> None:
+    def __init__(self, problem: Problem, code: str, sandbox: Sandbox, limits: Limits, budget: _Budget) -> None:
         self._problem, self._code, self._sandbox, self._limits = problem, code, sandbox, limits
-        self._seconds_left = limits.total_seconds
+        self._budget = budget
         self._sessions: dict[bool, Session] = {}
         self._stack = ExitStack()
 
@@ -216,14 +244,14 @@ class _Runner:
         Raises:
             _FailedRunError: If it does not end well.
         """
-        timeout_seconds = min(self._limits.timeout_seconds, self._seconds_left)
+        timeout_seconds = min(self._limits.timeout_seconds, self._budget.seconds)
         if timeout_seconds <= 0:
             raise _FailedRunError(CaseOutcome.TIMEOUT, "no time is left for this test")
         for _ in range(_ATTEMPTS):
             result = self._session(calls).run(stdin, timeout_seconds=timeout_seconds)
             if result.status is not Status.INFRA_ERROR:
                 break
-        self._seconds_left -= result.seconds
+        self._budget.seconds -= result.seconds
         if result.status is not Status.OK:
             raise _FailedRunError(_STATUSES[result.status], _why(result), _shorten(result.stdout))
         return result

@@ -53,6 +53,7 @@ def _lift(top: str, folder: str) -> None:
     for name in os.listdir(folder):
         inner = f"{folder}/{name}"
         if os.path.isdir(inner) and not os.path.islink(inner):
+            os.chmod(inner, 0o700)  # to move a folder is to write its ".."
             os.rename(inner, f"{top}/.{os.urandom(8).hex()}")
         else:
             os.unlink(inner)
