@@ -138,19 +138,27 @@ def _init(user: str, command: list[str]) -> int:
 
 def _let_all_read_python() -> None:
     """Hide folders that only root may enter, such as /root, but for the Python and the code that lie in them."""
-    needed = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), _ROOT}
     hidden = {
-        next((up for up in reversed(path.parents) if not up.stat().st_mode & stat.S_IXOTH), None): path
-        for path in needed
+        next((up for up in reversed(path.parents) if not up.stat().st_mode & stat.S_IXOTH), None) for path in _needed()
     }
     for folder in sorted(path for path in hidden if path is not None):
-        kept = {path: os.open(path, os.O_PATH) for path in needed if path.is_relative_to(folder)}
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755,size=1m", "tmpfs", folder], check=True)
-        for path, number in kept.items():
-            path.mkdir(parents=True)
-            source = f"/proc/{os.getpid()}/fd/{number}"
-            subprocess.run(["mount", "--no-canonicalize", "--bind", source, path], check=True)
-            os.close(number)
+        _empty(folder, "mode=755,size=1m")
+
+
+def _needed() -> set[Path]:
+    """Where Python and the code lie."""
+    return {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), _ROOT}
+
+
+def _empty(folder: Path, options: str) -> None:
+    """Put an empty folder in the place of one, and back into it what is needed: a checkout may lie in /tmp, too."""
+    kept = {path: os.open(path, os.O_PATH) for path in _needed() if path.is_relative_to(folder)}
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
+    for path, number in sorted(kept.items()):
+        path.mkdir(parents=True, exist_ok=True)
+        source = f"/proc/{os.getpid()}/fd/{number}"
+        subprocess.run(["mount", "--no-canonicalize", "--bind", source, path], check=True)
+        os.close(number)
 
 
 def _close_the_world_off() -> None:
@@ -160,7 +168,7 @@ def _close_the_world_off() -> None:
     if libc.syscall(ctypes.c_long(mount_setattr), -100, b"/", at_recursive, attributes, ctypes.c_size_t(32)):
         raise OSError(ctypes.get_errno(), "mount_setattr")
     for folder, options in (("/tmp", "size=512m"), ("/var/tmp", "size=64m"), ("/dev/shm", "size=64m")):
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=1777,{options}", "tmpfs", folder], check=True)
+        _empty(Path(folder), f"mode=1777,{options}")
     subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
     if _pid_limit_is_ours():
         Path("/proc/sys/kernel/pid_max").write_text("1500")
