@@ -64,7 +64,7 @@ def _prepare(tokens: list[Token]) -> list[Token]:
             depth += (token.text in {"(", "[", "\\{"}) - (token.text in {")", "]", "\\}"})
             found.append(token)
         i += 1
-    return [token for i, token in enumerate(found) if token != Token("op", ",", False) or not _is_doubled(found, i)]
+    return [token for i, token in enumerate(found) if token.text != "," or not _is_doubled(found, i)]
 
 
 def _is_doubled(tokens: list[Token], i: int) -> bool:

@@ -122,8 +122,6 @@ def _without_names(answer: Value, gold: Value) -> tuple[Value, Value]:
         gold = _last_side(gold)
     if isinstance(answer, Group) and isinstance(gold, Group):
         return _assigned(answer, gold), _assigned(gold, answer)
-    if isinstance(answer, Group) or isinstance(gold, Group):
-        return answer, gold
     return answer, gold
 
 

@@ -131,7 +131,7 @@ class _Digits:
 
     def __call__(self, node: Node, *, in_function: bool = False) -> tuple[Any, bool]:
         """The value, and whether all its digits mean something: what is left of a cancellation may be mere noise."""
-        is_angle = node[0] == "fn" and node[1] in _TRIGONOMETRIC
+        is_angle = node[0] == "fn" and node[1] in evaluation.TRIGONOMETRIC
         in_function = is_angle if node[0] == "fn" else in_function
         parts = [self(part, in_function=in_function) for part in node[1:] if isinstance(part, tuple)]
         values = [value for value, _ in parts]
@@ -220,8 +220,7 @@ def _whole(function: Any) -> Any:
     return rounded
 
 
-_TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "sec", "csc", "cot"})
-_PERIODIC = _TRIGONOMETRIC | {"floor", "ceil", "gcd", "lcm"}
+_PERIODIC = evaluation.TRIGONOMETRIC | {"floor", "ceil", "gcd", "lcm"}
 _REAL = frozenset({"floor", "ceil", "max", "min", "sgn", "gcd", "lcm"})
 _OPERATIONS: Mapping[str, Any] = {
     "add": operator.add,

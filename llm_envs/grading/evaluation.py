@@ -1,7 +1,7 @@
 """Values of formulas: exact where they are rational, else in floating point with a bound that only ever refutes.
 
 `same_value` never says that two formulas are equal because they look close: equality is proved by exact arithmetic
-here, or to many digits in a worker process (`llm_envs.grading.symbolic`).
+here, or to many digits in a worker process (`llm_envs.grading.digits`).
 """
 
 import cmath
@@ -14,7 +14,16 @@ from hashlib import blake2b
 
 from llm_envs.grading.expressions import Node, variables
 
-__all__ = ["NotExactError", "exact", "is_integer_name", "num_points", "same_value", "sample", "to_float"]
+__all__ = [
+    "TRIGONOMETRIC",
+    "NotExactError",
+    "exact",
+    "is_integer_name",
+    "num_points",
+    "same_value",
+    "sample",
+    "to_float",
+]
 
 _MAX_BITS = 40_000  # some 12,000 digits: products of such numbers still take microseconds
 _MAX_FACTORIAL = 2500
@@ -223,7 +232,7 @@ class _Floats:
                 raise OverflowError("infinity")
             return {"pi": math.pi, "e": math.e, "i": 1j}[node[1]]
         if kind == "fn":
-            is_angle = node[1] in _TRIGONOMETRIC
+            is_angle = node[1] in TRIGONOMETRIC
             return self._function(node[1], [self(part, in_function=is_angle) for part in node[2:]])
         if kind in {"pm", "mp", "based"}:
             raise ArithmeticError(kind)
@@ -324,7 +333,7 @@ _COMPLEX_FUNCTIONS: Mapping[str, Callable[..., complex]] = {
 _WITH_CORNERS = frozenset(
     {"abs", "max", "min", "sgn", "sqrt", "root", "cbrt", "floor", "ceil", "asin", "acos", "atan", "acot", "acosh"}
 )
-_TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "sec", "csc", "cot"})
+TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "sec", "csc", "cot"})
 
 
 def to_float(node: Node) -> float | None:
@@ -472,7 +481,7 @@ def _needs_whole_numbers(left: Node, right: Node) -> bool:
 
 
 def _is_whole_number_formula(node: Node) -> bool:
-    if node[0] == "fn" and node[1] in {"factorial", "binom", "falling", "floor", "ceil", "gcd", "lcm", *_TRIGONOMETRIC}:
+    if node[0] == "fn" and node[1] in {"factorial", "binom", "falling", "floor", "ceil", "gcd", "lcm", *TRIGONOMETRIC}:
         return any(map(is_integer_name, variables(node)))
     if node[0] == "pow" and any(map(is_integer_name, variables(node[2]))):
         base = node[1]

@@ -43,7 +43,7 @@ _DAMAGE = re.compile(
     r"\\frac\s*\{\s*\}|\\frac\s*\{[^{}]*\}\s*\{\s*\}|\\sqrt\s*(?:\{\s*\}|$)"  # an argument is gone
     r"|\\[0-9]"  # the name of a command is gone
     r"|(?:^|[-(+=]|(?<!\\)\{)\s*\^\s*[0-9](?!.*[CP]_)"  # what is raised to a power is gone
-    r"|(?<![A-Za-z])\(\s*\)|[A-Za-z0-9]\(\s*\)",
+    r"|\(\s*\)",  # what was in brackets is gone
     re.DOTALL,
 )
 
@@ -179,8 +179,7 @@ def _compare(text: str, expected: _Gold) -> Verdict | None:
             return _same_choice(choice, expected.choice)
         if expected.choice.content:
             return _settle_unguarded(text, expected.choice.content)
-    elif choice is not None and choice.content and choice.is_capital:
-        text = clean(choice.content)
+    text = _without_choice(text, choice, expected)
     value, gold = read_answer(text), read_answer(expected.text)
     if isinstance(gold, Words) and says_so(value, gold):
         return Verdict.CORRECT
@@ -254,6 +253,13 @@ def _choice(text: str) -> _Choice | None:
     return _Choice(letter.upper(), content, letter.isupper())
 
 
+def _without_choice(text: str, choice: _Choice | None, gold: _Gold) -> str:
+    """Where nobody asked for a letter, what stands behind it."""
+    if gold.choice is None and choice is not None and choice.content and choice.is_capital:
+        return clean(choice.content)
+    return text
+
+
 def _same_choice(choice: _Choice, gold: _Choice) -> Verdict:
     """The letters decide, unless both say what stands behind them and that differs."""
     if choice.letter != gold.letter:
@@ -311,9 +317,7 @@ def _cleaned_pair(answer: str | None, gold: str | None) -> tuple[str, str]:
     choice = _choice(text)
     if expected.choice is not None and expected.choice.content and choice is None:
         return text, clean(expected.choice.content)
-    if expected.choice is None and choice is not None and choice.content and choice.is_capital:
-        text = clean(choice.content)
-    return text, expected.text
+    return _without_choice(text, choice, expected), expected.text
 
 
 def _ask_workers(pairs: Sequence[tuple[str, str]], timeout_seconds: float) -> dict[tuple[str, str], Verdict]:

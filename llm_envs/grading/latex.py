@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from llm_envs.grading.boxes import extract_boxed
 from llm_envs.grading.spelling import SPELLINGS, unicode_to_latex
+from llm_envs.grading.units import UNIT_LETTERS
 
 __all__ = ["MAX_LENGTH", "LatexError", "Token", "clean", "is_damaged", "squeeze", "tokenize"]
 
@@ -188,7 +189,7 @@ def _read_styled(match: re.Match[str], text: str, tokens: list[Token], spaced: b
         tokens.append(Token("word", content, spaced))
     elif (len(content) > 1 and _TEXT_CONTENT.fullmatch(content)) or (
         len(content) == 1
-        and content in "mgshlLNJWVA"
+        and content in UNIT_LETTERS
         and tokens
         and (tokens[-1].kind == "num" or tokens[-1].text in {"}", ")"})
     ):

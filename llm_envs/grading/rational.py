@@ -84,7 +84,7 @@ def read_number(text: str, *, letters_are_units: bool = False) -> Number | None:
     mark = match["mark"] or ""
     if "circ" in mark and not unit:
         unit = "degree"
-    percent = "%" in mark or unit in {"percent", "pct", "per cent"}
+    percent = "%" in mark or unit in {"percent", "pct"}
     return Number(-value if match["sign"] == "-" else value, "" if percent else unit, percent)
 
 
@@ -101,7 +101,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
         )
         denominator = int(under.replace(",", ""))
         return Fraction(int(over.replace(",", "")), denominator) if denominator else None
-    value = Fraction(group("decimal").replace(",", "").rstrip("."))
+    value = Fraction(group("decimal").replace(",", ""))
     exponent = group("exponent") or group("power_group") or group("power")
     if exponent is None:
         return value

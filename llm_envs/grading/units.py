@@ -5,7 +5,7 @@ from fractions import Fraction
 
 __all__ = ["UNIT_LETTERS", "is_unit", "unit_factor", "unit_ratio"]
 
-# name -> (what it measures, how many of the base unit it is); None where only the name counts.
+# name -> (what it measures, how many of the base unit it is)
 _TABLE: dict[str, tuple[str, Fraction]] = {}
 
 

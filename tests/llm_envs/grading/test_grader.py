@@ -139,6 +139,8 @@ EQUAL = [
     (r"\text{Yes, such a point exists}", "Yes"),
     (r"\begin{pmatrix}6\\[4pt]-15\end{pmatrix}", r"\begin{pmatrix} 6 \\ -15 \end{pmatrix}"),
     ("a+bi=2+i", "2 + i"),
+    ("10, 8, 6", r"6, 8\text{, and }10"),
+    (r"6 , 8 , \text{and } 10", "6, 8, 10"),
     (r"\pm 1 \pm i", "1+i, 1-i, -1+i, -1-i"),
     (r"f(n)=n^{3}\text{ for all } n", "f(n) = n^3"),
     (r"\sqrt{n} \leq a_n", r"a_n\ge\sqrt{n}"),
