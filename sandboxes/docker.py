@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import json
@@ -21,7 +20,6 @@ from typing import Any
 from sandboxes import docker_image
 from sandboxes.base import Job, RunResult, Sandbox, SandboxUnavailableError, Status
 from sandboxes.docker_pool import LABEL, LostError, Pool, engine_errors, owner
-from sandboxes.docker_runner import REQUEST
 
 __all__ = ["PRELOAD", "DockerSandbox"]
 
@@ -42,7 +40,11 @@ _MODULES = (
     "sandboxes.isolation.syscalls",
     "sandboxes.isolation.seccomp",
     "sandboxes.isolation.namespaces",
+    "sandboxes.isolation.folders",
     "sandboxes.program",
+    "sandboxes.protocol",
+    "sandboxes.supervisor",
+    "sandboxes.cages",
     "sandboxes.docker_runner",
 )
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -109,13 +111,12 @@ class DockerSandbox(Sandbox):
 
     def run_job(self, job: Job) -> RunResult:
         """Run one program in a container that is free; waits for one."""
-        request = _encode(job)
         reasons = []
         for _ in range(_ATTEMPTS):
             pool = self._current_pool()
             try:
                 with pool.container() as container:
-                    return container.run(request, job)
+                    return container.run(job)
             except LostError as error:
                 reasons.append(str(error))
         if self._closed:
@@ -218,23 +219,6 @@ def _boot_message(preload: Sequence[str]) -> bytes:
         modules.append((name, "" if packaged else root.joinpath(*parts[:-1], f"{parts[-1]}.py").read_text("utf-8")))
     body = json.dumps({"modules": modules, "preload": list(preload)}).encode()
     return f"{len(body):08x}".encode() + body
-
-
-def _encode(job: Job) -> bytes:
-    body = json.dumps(
-        {
-            "code": job.code,
-            "stdin": job.stdin,
-            "files": {name: _encode_file(content) for name, content in job.files.items()},
-            "memory_mb": job.memory_mb,
-        }
-    ).encode()
-    return REQUEST.pack(job.timeout_seconds, len(body)) + body
-
-
-def _encode_file(content: str | bytes) -> str:
-    data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
-    return base64.b64encode(data).decode()
 
 
 def _processors() -> int:

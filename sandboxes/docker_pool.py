@@ -16,7 +16,7 @@ from typing import Any
 
 from sandboxes import docker_image
 from sandboxes.base import Job, RunResult, Status
-from sandboxes.docker_runner import REPLY, STATUSES
+from sandboxes.protocol import FAILED, REPLY, STATUSES, pack_request
 
 __all__ = ["LABEL", "Container", "LostError", "Pool", "engine_errors", "owner"]
 
@@ -181,13 +181,16 @@ class Container:
             ulimits=[types.Ulimit(name="core", soft=0, hard=0)],
         )
 
-    def run(self, request: bytes, job: Job) -> RunResult:
+    def run(self, job: Job) -> RunResult:
         """Run one program.
 
         Raises:
             LostError: If no proper answer comes.
         """
         assert self._socket is not None
+        request = pack_request(
+            job.code, job.stdin, job.files, memory_mb=job.memory_mb, timeout_seconds=job.timeout_seconds
+        )
         needed = (job.memory_mb << 20) + _EXTRA_BYTES
         try:
             if needed > self._memory_bytes:
@@ -202,9 +205,9 @@ class Container:
         if self._output:
             raise LostError("the container says more than it was asked")
         status = STATUSES[index]
-        if status == "setup":
+        if status == FAILED:
             self.usable = False
-            return RunResult(Status.INFRA_ERROR, "", f"the program could not be set up: {stderr}", None, seconds)
+            return RunResult(Status.INFRA_ERROR, "", stderr, None, seconds)
         if status == "memory" and exit_code < 0:
             self.usable = False  # The kernel chose whom to kill; who knows what else it hit.
         return RunResult(Status(status), stdout, stderr, exit_code, seconds)

@@ -6,20 +6,21 @@ import importlib.util
 import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sandboxes import frames
 from sandboxes.base import Job, RunResult, Sandbox, SandboxUnavailableError, Session, Status
 from sandboxes.isolation.folders import remove
+from sandboxes.protocol import FAILED, REPLY, STATUSES, Order, end_of_session, pack_request
 
 __all__ = ["PRELOAD", "LocalSandbox"]
 
@@ -33,10 +34,14 @@ PRELOAD = (
 
 _TIERS = ("namespaces", "landlock", "unsafe")
 _ATTEMPTS = 3
+_PAUSE_SECONDS = 0.02
+"""Before the second attempt, and twice that before the third: what is ending shall have ended."""
 _START_SECONDS = 30.0
 _GRACE_SECONDS = 10.0
-"""For a cell to come up, to kill and to report, on a busy machine, beyond the time of the program itself."""
-_TIMEVAL = struct.Struct("@ll")
+"""For a supervisor to come up, to kill and to report, on a busy machine, beyond the time of the program itself."""
+_MOST_IDLE = 32
+"""Supervisors that wait for work."""
+_LONGEST_WAIT_SECONDS = 1e6
 _ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PATH": "/usr/bin:/bin",
@@ -112,15 +117,15 @@ class LocalSandbox(Sandbox):
         """Begin without a zygote, as at first; in a forked child the one of the parent is not ours."""
         self._lock = threading.Lock()
         self._zygote: _Zygote | None = None
-        self._cells = 0
-        self._spare: _OpenCell | None = None
+        self._supervisors = 0
+        self._idle: deque[_Supervisor] = deque()
 
     def _strongest(self, tiers: Sequence[str]) -> str:
         reasons = []
         for tier in tiers:
             self._tier = tier
             try:
-                result = _Cell(self, Job("print(6 * 7)", timeout_seconds=_START_SECONDS)).run_once()
+                result = self._once(Job("print(6 * 7)", timeout_seconds=_START_SECONDS))
                 if result.stdout == "42\n":
                     return tier
                 reasons.append(f"{tier}: {result.stderr or result.status}")
@@ -134,11 +139,21 @@ class LocalSandbox(Sandbox):
         )
 
     def run_job(self, job: Job) -> RunResult:
-        """Run one program in a cell of its own."""
-        return _attempts(lambda: _Cell(self, job).run_once(), self)
+        """Run one program in namespaces, or in a folder, of its own."""
+        return _attempts(lambda: self._once(job), self)
+
+    def _once(self, job: Job) -> RunResult:
+        supervisor = self._take()
+        try:
+            result = supervisor.run(job)
+        except BaseException:
+            supervisor.close()
+            raise
+        self._give_back(supervisor)
+        return result
 
     def session(self, code: str, *, files: Mapping[str, str | bytes] | None = None, memory_mb: int = 256) -> Session:
-        """Many runs in one cell: each a fresh fork in a fresh working directory, after all of the last was killed."""
+        """Many runs in one set of namespaces: each a fresh fork in a fresh working directory, the last one dead."""
         return _LocalSession(self, code, files or {}, memory_mb)
 
     def describe(self) -> str:
@@ -163,19 +178,19 @@ class LocalSandbox(Sandbox):
     def _stop(self) -> None:
         with self._lock:
             zygote, self._zygote = self._zygote, None
-            self._drop_spare()
+            self._drop_idle()
         if zygote is not None:
             zygote.stop()
 
-    def _drop_spare(self) -> None:
-        if self._spare is not None:
-            self._spare[0].close()
-            self._spare = None
+    def _drop_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
 
-    def _open_cell(self) -> _OpenCell:
-        """A cell that nobody had before; starts the zygote if there is none.
+    def _take(self) -> _Supervisor:
+        """A supervisor to oneself; starts the zygote if there is none.
 
-        One more is always asked for, which is made while the program of the one before runs.
+        There is always one more than are at work. It gets ready while the others run programs, and as those that come
+        back queue up behind it, even one program after the other never waits for namespaces to be made.
         """
         if self._closed:
             raise RuntimeError("the sandbox is closed")
@@ -183,30 +198,25 @@ class LocalSandbox(Sandbox):
             if self._zygote is not None and not self._zygote.alive():
                 self._zygote.stop()
                 self._zygote = None
-                self._drop_spare()
+                self._drop_idle()
             if self._zygote is None:
                 self._zygote = _Zygote(self._python, self._tier, self._preload, self._paths)
-            cell, self._spare = self._spare or self._ask_for_cell(self._zygote), None
-            with suppress(_FailedError):  # the next one that needs it will learn
-                self._spare = self._ask_for_cell(self._zygote)
-        return cell
+            taken = self._idle.popleft() if self._idle else self._new(self._zygote)
+            if not self._idle:
+                with suppress(_FailedError):  # the next one that needs it will learn
+                    self._idle.append(self._new(self._zygote))
+        return taken
 
-    def _ask_for_cell(self, zygote: _Zygote) -> _OpenCell:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._cells += 1
-            number = self._cells
-            try:
-                socket.send_fds(zygote.socket, [json.dumps({"cell": number}).encode()], [theirs.fileno()])
-            except OSError as error:
-                ours.close()
-                raise _FailedError(f"the zygote is gone: {error}") from error
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(_GRACE_SECONDS), 0))
-        return ours, zygote, number
+    def _new(self, zygote: _Zygote) -> _Supervisor:
+        self._supervisors += 1
+        return _Supervisor(zygote, self._supervisors)
 
-
-_OpenCell = tuple[socket.socket, "_Zygote", int]
-"""Our end of the socket to a cell, the zygote it is a child of, its number there."""
+    def _give_back(self, supervisor: _Supervisor) -> None:
+        with self._lock:
+            if supervisor.zygote is self._zygote and len(self._idle) < _MOST_IDLE:
+                self._idle.append(supervisor)
+                return
+        supervisor.close()
 
 
 class _Zygote:
@@ -248,7 +258,8 @@ class _Zygote:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def kill_cell(self, number: int) -> None:
+    def kill(self, number: int) -> None:
+        """Kill a supervisor that does not answer."""
         with suppress(OSError):
             self.socket.send(json.dumps({"kill": number}).encode())
 
@@ -277,93 +288,119 @@ def _end(process: subprocess.Popen[bytes], channel: socket.socket, scratch: list
             remove(folder)  # it does so itself, unless it was killed
 
 
-class _Cell:
-    """Our side of a cell."""
+class _Supervisor:
+    """Our side of a supervisor."""
 
-    def __init__(self, sandbox: LocalSandbox, job: Job) -> None:
-        self._job = job
-        self._socket, self._zygote, self._number = sandbox._open_cell()
-        self._loaded = False
+    def __init__(self, zygote: _Zygote, number: int) -> None:
+        self.zygote, self._number = zygote, number
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(zygote.socket, [json.dumps({"supervisor": number}).encode()], [theirs.fileno()])
+            except OSError as error:
+                self._socket.close()
+                raise _FailedError(f"the zygote is gone: {error}") from error
 
-    def run_once(self) -> RunResult:
-        """Run the job and give the cell back."""
-        try:
-            return self.run(self._job.stdin, self._job.timeout_seconds, last=True)
-        finally:
-            self.close()
+    def run(self, job: Job, *, keep: bool = False) -> RunResult:
+        """Run a program.
 
-    def run(self, stdin: str, timeout_seconds: float, *, last: bool = False) -> RunResult:
-        """Run the program once.
+        Args:
+            job: The program.
+            keep: Whether the next one is the same.
 
         Raises:
-            _FailedError: If there is no answer; the cell is of no use then.
+            _FailedError: If there is no answer; the supervisor is of no use then.
         """
-        parts = [stdin.encode("utf-8", "surrogatepass")]
-        head: dict[str, Any] = {"timeout_seconds": timeout_seconds, "last": last}
-        if not self._loaded:
-            files = {name: _bytes(content) for name, content in self._job.files.items()}
-            parts += [self._job.code.encode("utf-8", "surrogatepass"), *files.values()]
-            head |= {"memory_mb": self._job.memory_mb, "files": list(files)}
-        head["sizes"] = [len(part) for part in parts]
+        request = pack_request(
+            job.code,
+            job.stdin,
+            job.files,
+            memory_mb=job.memory_mb,
+            timeout_seconds=job.timeout_seconds,
+            order=Order.RUN_AND_KEEP if keep else Order.RUN,
+        )
+        self._socket.settimeout(min(job.timeout_seconds, _LONGEST_WAIT_SECONDS) + _GRACE_SECONDS)
         with suppress(OSError):  # it may have said why before it went
-            frames.send(self._socket.fileno(), head, *parts)
+            self._socket.sendall(request)
         try:
-            frame = frames.receive(self._socket.fileno(), timeout_seconds + _GRACE_SECONDS)
-        except (OSError, ValueError) as error:
-            self._zygote.kill_cell(self._number)
-            raise _FailedError(f"no answer from the cell: {error}") from error
-        if frame is None:
-            raise _FailedError("the cell is gone")
-        self._loaded = True
-        return _result(*frame)
+            index, exit_code, seconds, *sizes = REPLY.unpack(self._read(REPLY.size))
+            stdout, stderr = (self._read(size).decode("utf-8", "replace") for size in sizes)
+        except OSError as error:
+            self.zygote.kill(self._number)
+            raise _FailedError(f"no answer from the supervisor: {error}") from error
+        if STATUSES[index] == FAILED:
+            raise _FailedError(stderr)
+        return RunResult(Status(STATUSES[index]), stdout, stderr, exit_code, seconds)
+
+    def end_session(self) -> None:
+        """What was kept is not needed any more."""
+        with suppress(OSError):  # whoever has it next will learn
+            self._socket.sendall(end_of_session())
+
+    def _read(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            part = self._socket.recv(min(count - len(data), 1 << 20))
+            if not part:
+                raise _FailedError("the supervisor is gone")
+            data += part
+        return bytes(data)
+
+    def forget(self) -> None:
+        """In a forked child: let go of what is the parent's."""
+        self._socket.close()
 
     def close(self) -> None:
+        """End it, and what it runs."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # closing is not enough: a forked child may hold a copy
         self._socket.close()
 
 
 class _LocalSession(Session):
-    """Runs of one program in one cell; a cell that fails is replaced."""
+    """Runs of one program by one supervisor; one that fails is replaced."""
 
     def __init__(self, sandbox: LocalSandbox, code: str, files: Mapping[str, str | bytes], memory_mb: int) -> None:
         super().__init__(sandbox, code, files, memory_mb)
         self._local = sandbox
-        self._cell: _Cell | None = None
+        self._supervisor: _Supervisor | None = None
         self._closed = False
 
     def run(self, stdin: str = "", *, timeout_seconds: float = 2.0) -> RunResult:
         """Run the program once."""
-        Job("", stdin, timeout_seconds=timeout_seconds)  # checks the arguments
+        job = replace(self._job, stdin=stdin, timeout_seconds=timeout_seconds)
         if self._closed:
             raise RuntimeError("the session is closed")
-        return _attempts(lambda: self._run(stdin, timeout_seconds), self._local)
+        return _attempts(lambda: self._run(job), self._local)
 
-    def _run(self, stdin: str, timeout_seconds: float) -> RunResult:
-        if self._cell is None:
-            self._cell = _Cell(self._local, self._job)
+    def _run(self, job: Job) -> RunResult:
+        if self._supervisor is None:
+            self._supervisor = self._local._take()
         try:
-            return self._cell.run(stdin, timeout_seconds)
+            return self._supervisor.run(job, keep=True)
         except BaseException:
-            self._drop()
+            supervisor, self._supervisor = self._supervisor, None
+            supervisor.close()
             raise
 
-    def _drop(self) -> None:
-        cell, self._cell = self._cell, None
-        if cell is not None:
-            cell.close()
-
     def close(self) -> None:
-        """End the cell."""
+        """Let the next one have the supervisor."""
         self._closed = True
-        self._drop()
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.end_session()
+            self._local._give_back(supervisor)
 
 
 def _attempts(run: Any, sandbox: LocalSandbox) -> RunResult:
     """Try, and try again when it was us; a program is run from its beginning each time."""
     started = time.monotonic()
     reason = ""
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(attempt * _PAUSE_SECONDS)
+            with sandbox._lock:
+                sandbox._drop_idle()  # what befell one may have befallen all
         try:
             result: RunResult = run()
         except _FailedError as error:
@@ -373,23 +410,6 @@ def _attempts(run: Any, sandbox: LocalSandbox) -> RunResult:
         else:
             return result
     return RunResult(Status.INFRA_ERROR, "", reason, None, time.monotonic() - started)
-
-
-def _result(head: dict[str, Any], body: bytes) -> RunResult:
-    if head["status"] == "infra_error":
-        raise _FailedError(head["error"])
-    cut = head["stdout_bytes"]
-    return RunResult(
-        Status(head["status"]),
-        body[:cut].decode("utf-8", "replace"),
-        body[cut:].decode("utf-8", "replace"),
-        head["exit_code"],
-        head["seconds"],
-    )
-
-
-def _bytes(content: str | bytes) -> bytes:
-    return content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
 
 
 def _folders_of(modules: Sequence[str]) -> list[str]:
@@ -408,6 +428,8 @@ def _after_fork() -> None:
     for sandbox in list(_sandboxes):
         if sandbox._zygote is not None:
             sandbox._zygote.disown()
+        for supervisor in sandbox._idle:
+            supervisor.forget()
         sandbox._forget()
 
 

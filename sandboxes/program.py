@@ -1,4 +1,4 @@
-"""The child that becomes the program: it gives everything up, then runs the source as ``__main__``."""
+"""What a confined process does to be the program: run its source as ``__main__``, and end as Python does."""
 
 from __future__ import annotations
 
@@ -6,134 +6,35 @@ import atexit
 import builtins
 import linecache
 import os
-import resource
 import signal
 import sys
 import threading
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, field
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
-from sandboxes.isolation import landlock, libc, limits, seccomp
-from sandboxes.isolation.namespaces import NOBODY
+from sandboxes.isolation import limits
 
 # Programs may patch builtins and os: what is below keeps to the originals. Functions take the builtins that their
 # module had when they were defined.
 globals()["__builtins__"] = dict(vars(builtins))
 _exit, _kill, _getpid, _write = os._exit, os.kill, os.getpid, os.write
 
-__all__ = ["OUT_OF_MEMORY", "Birth", "Confinement", "become", "prepare", "prepare_streams"]
+__all__ = ["OUT_OF_MEMORY", "become_program", "prepare_streams"]
 
 OUT_OF_MEMORY = signal.SIGRTMAX
 """The signal by which a program that died of a MemoryError tells it; a program that forges it gains nothing."""
 _FILE = "main.py"
 
 
-@dataclass(frozen=True, slots=True)
-class Confinement:
-    """What keeps a program in, besides the namespaces that it is in already.
-
-    Attributes:
-        machine: Its table of system calls; empty for none (tier ``unsafe`` only).
-        namespaces: Whether there are some.
-        landlock: Version of Landlock to use; 0 for none.
-        drop_user: Whether to become `NOBODY`.
-        readable: Descriptors for Landlock.
-        devices: The same.
-        base_bytes: Address space that is not charged.
-        scratch: Folder for working directories, where none can be mounted.
-    """
-
-    machine: str
-    namespaces: bool
-    landlock: int
-    drop_user: bool
-    readable: list[int] = field(default_factory=list)
-    devices: list[int] = field(default_factory=list)
-    base_bytes: int = 0
-    scratch: str = ""
-
-
-@dataclass
-class Birth(BaseException):
-    """Raised in a freshly forked child, to unwind all the frames of the supervisor before `become` is called.
-
-    A program then begins with a clean stack: as much room to recurse as alone, and nothing of ours to climb to.
-
-    Attributes:
-        confinement: What to give up.
-        code: The source.
-        streams: Descriptors of its stdin, stdout and stderr.
-        work: Descriptor of its working directory.
-        memory_mb: Its limit of memory.
-        seconds: Its limit of time, for the backstop.
-        trouble: Descriptor to write to if it cannot be confined: then it is not run. The program does not get it.
-    """
-
-    confinement: Confinement
-    code: bytes
-    streams: tuple[int, int, int]
-    work: int
-    memory_mb: int
-    seconds: float
-    trouble: int
-
-
-def become(birth: Birth) -> NoReturn:
-    """Turn this process into the program."""
-    status = 127
+def become_program(code: bytes) -> NoReturn:
+    """Run the source as ``__main__``, in a process that has given everything else up; nothing of it comes back."""
+    status = 1
     try:
-        try:
-            for number, stream in enumerate(birth.streams):
-                os.dup2(stream, number)
-            _confine(birth.confinement, birth.work, birth.memory_mb, birth.seconds, birth.trouble)
-        except BaseException as error:
-            os.write(birth.trouble, f"cannot confine the program: {error!r}"[:1000].encode())
-            raise
-        os.close(birth.trouble)
-        # From here on everything is the program's doing.
-        status = _run(birth.code)
+        status = _run(code)
     finally:
         _exit(status)
-
-
-def _confine(confinement: Confinement, work: int, memory_mb: int, seconds: float, trouble: int) -> None:
-    os.setsid()
-    os.fchdir(work)
-    if confinement.drop_user:
-        with suppress(PermissionError):  # a namespace of an ordinary user allows no change of groups
-            os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-    libc.follow_parent()  # without namespaces, nothing else would end the program with its supervisor
-    libc.drop_capabilities()
-    libc.no_new_privileges()
-    if confinement.landlock:
-        landlock.restrict(
-            confinement.landlock, readable=confinement.readable, writable=[work], devices=confinement.devices
-        )
-    os.closerange(3, trouble)
-    os.closerange(trouble + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    cpu_seconds = int(seconds) * (os.cpu_count() or 1) + 2
-    limits.enter(confinement.base_bytes + (memory_mb << 20), cpu_seconds)
-    if confinement.machine:
-        only_pid = None if confinement.namespaces else os.getpid()
-        seccomp.install(_filter(confinement.machine, only_pid))
-
-
-_FILTERS: dict[str, bytes] = {}
-
-
-def prepare(confinement: Confinement) -> None:
-    """Do once what all programs need."""
-    if confinement.machine and confinement.namespaces:
-        _FILTERS[confinement.machine] = seccomp.pack(seccomp.build(confinement.machine))
-
-
-def _filter(machine: str, only_pid: int | None) -> bytes:
-    return _FILTERS[machine] if only_pid is None else seccomp.pack(seccomp.build(machine, only_pid=only_pid))
 
 
 def _run(code: bytes) -> int:

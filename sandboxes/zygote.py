@@ -1,20 +1,21 @@
-"""A warm Python that forks a cell per job; a program of its own, which `sandboxes.local` starts.
+"""A warm Python that forks supervisors; a program of its own, which `sandboxes.local` starts.
 
 It is freshly executed, so there is nothing of its parent in its memory, its environment or its descriptors; it loads
 what programs often import; where it may, it moves to a root that holds little more than Python, so that no job has to
-build one; and then it waits. Per job it gets the client's end of a socket, clones a process (the cell) and hands the
-socket over.
+build one; and then it waits. Whenever the client needs one more supervisor it sends the end of a socket; the zygote
+forks, and the child serves that socket.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import resource
 import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,12 @@ if __name__ == "__main__":
     _package.__path__ = [str(Path(__file__).parent)]
     sys.modules["sandboxes"] = _package
 
-from sandboxes import frames
-from sandboxes.cell import Cell
+from sandboxes.cages import FolderCage, NamespaceCage, close_all_but
 from sandboxes.isolation import landlock, libc, limits, namespaces, seccomp
 from sandboxes.isolation.folders import make_folder, remove
-from sandboxes.program import Birth, Confinement, become, prepare, prepare_streams
+from sandboxes.program import prepare_streams
+from sandboxes.protocol import FAILED, REPLY, STATUSES
+from sandboxes.supervisor import Cage, Supervisor, become
 
 __all__ = ["main"]
 
@@ -43,125 +45,90 @@ _LANDLOCK_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/
 
 @dataclass
 class _Ready:
-    """What the zygote has become: how to confine programs, and how to make cells."""
+    """What the zygote has become.
 
-    confinement: Confinement
-    proc: int = -1
-    user_namespace: bool = False
+    Attributes:
+        make_cage: In a supervisor: makes its cage.
+        keep: Descriptors that a supervisor needs.
+        dumpable: Whether supervisors stay open to /proc; where programs can see that they must not.
+        first: A pidfd of process 1 of the supervisors' pid namespace, where there is one.
+        scratch: Folder to remove at the end; empty for none.
+    """
+
+    make_cage: Callable[[], Cage]
+    keep: set[int]
+    dumpable: bool
+    first: int | None = None
+    scratch: str = ""
 
 
 class _Zygote:
     def __init__(self, main: socket.socket, ready: _Ready) -> None:
         self._main = main
         self._ready = ready
-        self._cells: dict[int, tuple[int, int]] = {}  # by pidfd: (number, pid)
+        self._supervisors: dict[int, tuple[int, int]] = {}  # by pidfd: (number, pid)
         self._poll = select.poll()
         self._poll.register(main, select.POLLIN)
+        if ready.first is not None:
+            self._poll.register(ready.first, select.POLLIN)
 
-    def serve(self) -> None:
-        """Make cells until the client is gone, then end them all."""
+    def serve(self) -> int | None:
+        """Make supervisors until the client is gone, then end them all.
+
+        Returns:
+            None at the end; and in every child the descriptor of the client that it has to serve.
+        """
         main = self._main.fileno()
         going = True
         while going:
             for descriptor, _ in self._poll.poll():
+                if descriptor == self._ready.first:
+                    going = False  # no more can be made; the client starts another zygote
+                    continue
                 if descriptor != main:
                     self._reap(descriptor)
-                else:
-                    going = self._obey()
-        for pidfd in list(self._cells):
+                    continue
+                message, descriptors, _, _ = socket.recv_fds(self._main, _MAX_MESSAGE_BYTES, 1)
+                request = json.loads(message or "{}")
+                going = going and bool(message)
+                if "kill" in request:
+                    self._kill(request["kill"])
+                elif going and not self._make_supervisor(request["supervisor"], descriptors[0]):
+                    return descriptors[0]
+        for pidfd in list(self._supervisors):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             self._reap(pidfd)
-        if self._ready.confinement.scratch:
-            remove(self._ready.confinement.scratch)
+        if self._ready.scratch:
+            remove(self._ready.scratch)
+        return None
 
-    def _obey(self) -> bool:
-        message, descriptors, _, _ = socket.recv_fds(self._main, _MAX_MESSAGE_BYTES, 1)
-        if not message:
-            return False
-        request = json.loads(message)
-        if "kill" in request:
-            for pidfd, (number, _) in self._cells.items():
-                if number == request["kill"]:
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            return True
-        (control,) = descriptors
+    def _make_supervisor(self, number: int, control: int) -> bool:
+        """False in the child."""
         try:
-            pid, pidfd = self._make_cell(control)
-            self._cells[pidfd] = request["cell"], pid
+            pid = os.fork()
+            if pid == 0:
+                return False
+            pidfd = os.pidfd_open(pid)
+            self._supervisors[pidfd] = number, pid
             self._poll.register(pidfd, select.POLLIN)
         except OSError as error:
             # Also a full table of processes; the client may try again.
+            text = f"no supervisor: {error}".encode()
             with suppress(OSError):
-                frames.send(control, {"status": "infra_error", "error": f"no cell: {error}"})
+                os.write(control, REPLY.pack(STATUSES.index(FAILED), 0, 0.0, 0, len(text)) + text)
         os.close(control)
         return True
 
-    def _make_cell(self, control: int) -> tuple[int, int]:
-        if not self._ready.confinement.namespaces:
-            pid = os.fork()
-            if pid == 0:
-                self._be_cell(control, None)
-            return pid, os.pidfd_open(pid)
-        go_read, go_write = os.pipe()
-        pid, pidfd = namespaces.spawn(user_namespace=self._ready.user_namespace)
-        if pid == 0:
-            self._be_cell(control, go_read)
-        try:
-            if self._ready.user_namespace:
-                namespaces.map_ids(self._ready.proc, pid)
-            os.write(go_write, b"!")
-        except OSError:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
-            os.waitpid(pid, 0)
-            raise
-        finally:
-            os.close(go_read)
-            os.close(go_write)
-        return pid, pidfd
-
-    def _be_cell(self, control: int, go: int | None) -> NoReturn:
-        """In the child: serve one client, then end."""
-        status = 1
-        try:
-            keep = {control, *self._ready.confinement.readable, *self._ready.confinement.devices}
-            if go is not None:
-                os.read(go, 1)
-                self._settle()
-            # Not before: a change of user resets both, and the ids of a process that is not dumpable cannot be mapped.
-            libc.prctl("dumpable", _PR_SET_DUMPABLE, 0)
-            libc.follow_parent()
-            libc.bound_capabilities()
-            _close_all_but(keep)
-            Cell(control, self._ready.confinement).serve()
-            status = 0
-        except Birth:
-            raise  # a child of the cell, on its way to become the program
-        except BaseException:
-            os._exit(status)
-        os._exit(status)
-
-    def _settle(self) -> None:
-        if self._ready.user_namespace:
-            with suppress(PermissionError):  # a namespace of an ordinary user allows no change of groups
-                os.setgroups([])
-            os.setresgid(namespaces.NOBODY, namespaces.NOBODY, namespaces.NOBODY)
-            os.setresuid(namespaces.NOBODY, namespaces.NOBODY, namespaces.NOBODY)
-        socket.sethostname("sandbox")
+    def _kill(self, number: int) -> None:
+        for pidfd, (known, _) in self._supervisors.items():
+            if number == known:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def _reap(self, pidfd: int) -> None:
-        _, pid = self._cells.pop(pidfd)
+        _, pid = self._supervisors.pop(pidfd)
         self._poll.unregister(pidfd)
         os.close(pidfd)
         os.waitpid(pid, 0)
-
-
-def _close_all_but(keep: set[int]) -> None:
-    low = 3
-    for descriptor in sorted(keep):
-        os.closerange(low, descriptor)
-        low = descriptor + 1
-    os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _become_ready(config: dict[str, Any]) -> _Ready:
@@ -185,36 +152,61 @@ def _become_ready(config: dict[str, Any]) -> _Ready:
     readable = [*_FOLDERS, *sys.path]
     root = os.geteuid() == 0
     if tier == "namespaces":
-        proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        base = limits.base_bytes()
-        namespaces.enter_root(readable, proc)
-        return _Ready(
-            Confinement(machine, namespaces=True, landlock=0, drop_user=root, base_bytes=base),
-            proc,
-            user_namespace=not root or _user_namespaces_work(proc),
-        )
-    confinement = Confinement(
-        machine if filtered else "",
-        namespaces=False,
-        landlock=landlock.abi_version() if tier == "landlock" else 0,
+        return _in_namespaces(machine, readable, root)
+    scratch = make_folder()
+    os.chmod(scratch, 0o711)  # noqa: PTH101 (a program that is nobody has to get through)
+    readable_ends, devices = landlock.open_paths(readable), landlock.open_paths(_LANDLOCK_DEVICES)
+    make_cage = functools.partial(
+        FolderCage,
+        scratch,
+        machine=machine if filtered else "",
+        landlock_version=landlock.abi_version() if tier == "landlock" else 0,
         drop_user=root and _nobody_can_read(readable),
-        readable=landlock.open_paths(readable),
-        devices=landlock.open_paths(_LANDLOCK_DEVICES),
+        readable=readable_ends,
+        devices=devices,
         base_bytes=limits.base_bytes(),
-        scratch=make_folder(),
     )
-    os.chmod(confinement.scratch, 0o711)  # noqa: PTH101 (a program that is nobody has to get through)
-    return _Ready(confinement)
+    return _Ready(make_cage, {*readable_ends, *devices}, dumpable=False, scratch=scratch)
+
+
+def _in_namespaces(machine: str, readable: list[str], root: bool) -> _Ready:
+    proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    base = limits.base_bytes()
+    user_namespace = not root or _user_namespaces_work(proc)
+    namespaces.enter_root(readable, proc)
+    pid = libc.fork()
+    if pid == 0:
+        _hold()
+    make_cage = functools.partial(
+        NamespaceCage,
+        proc,
+        user_namespace=user_namespace,
+        drop_user=root,
+        packed_filter=seccomp.pack(seccomp.build(machine)),
+        base_bytes=base,
+    )
+    # The ids of a process that is not dumpable cannot be mapped by an ordinary user; and there is no /proc inside.
+    return _Ready(make_cage, {proc}, dumpable=True, first=os.pidfd_open(pid))
+
+
+def _hold() -> NoReturn:
+    """As process 1 of the supervisors: they, and all below them, end with us, and we end with the zygote."""
+    try:
+        libc.follow_parent()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what has lost its parent is reaped at once
+        close_all_but(set())
+        while True:
+            signal.pause()
+    finally:
+        os._exit(1)
 
 
 def _user_namespaces_work(proc: int) -> bool:
     """Whether root may make them here; they bring each program its own count of threads and an even emptier root."""
     try:
         pid, pidfd = namespaces.spawn(user_namespace=True)
-        if pid == 0:
-            signal.pause()
         try:
-            namespaces.map_ids(proc, pid)
+            namespaces.map_ids(proc, pidfd)
         finally:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             os.close(pidfd)
@@ -238,38 +230,52 @@ def _nobody_can_read(folders: list[str]) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def main() -> None:
-    """Serve the client whose socket is the descriptor in argv."""
+def _supervisor(control: int, ready: _Ready) -> Supervisor:
+    """In a child of the zygote: what it is to be."""
+    libc.follow_parent()
+    if not ready.dumpable:
+        libc.prctl("dumpable", _PR_SET_DUMPABLE, 0)
+    libc.bound_capabilities()
+    close_all_but({control, *ready.keep})
+    return Supervisor(control, control, ready.make_cage())
+
+
+def main() -> Supervisor | None:
+    """Serve the client whose socket is the descriptor in argv.
+
+    Returns:
+        None at the end; in every child its supervisor.
+    """
     import gc
 
     client = socket.socket(fileno=int(sys.argv[1]))
-    _kept.append(client)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a handler would let a program's signal reach process 1
     config = json.loads(client.recv(_MAX_MESSAGE_BYTES))
     try:
         ready = _become_ready(config)
-        prepare(ready.confinement)
         prepare_streams()
     except (OSError, ImportError) as error:
         client.send(json.dumps({"error": f"{type(error).__name__}: {error}"[:4000]}).encode())
-        return
+        return None
     gc.collect()
     gc.freeze()
-    client.send(json.dumps({"scratch": ready.confinement.scratch}).encode())
-    _Zygote(client, ready).serve()
+    client.send(json.dumps({"scratch": ready.scratch}).encode())
+    control = _Zygote(client, ready).serve()
+    if control is None:
+        return None
+    client.detach()  # closed with all the others
+    supervisor = _supervisor(control, ready)
+    gc.freeze()
+    return supervisor
 
 
-_kept: list[socket.socket] = []
-"""Sockets whose descriptors a program must not close (by their destructors) when the frames of the zygote are gone."""
-
-
-def _born() -> Birth | None:
+if __name__ == "__main__":
     try:
-        main()
-    except Birth as birth:
-        return birth.with_traceback(None)
-    return None
-
-
-if __name__ == "__main__" and (_birth := _born()) is not None:
-    become(_birth)
+        # Names of the module live on, or the end of what they stand for would cost every program time.
+        _made = main()
+        _birth = _made.serve() if _made is not None else None
+    except BaseException:
+        os._exit(1)
+    if _birth is not None:
+        become(_birth)
+    os._exit(0)

@@ -17,6 +17,7 @@ _OPEN_FILES = 64
 _THREADS = 64
 _STACK_BYTES = 64 << 20
 _FALLBACK_BASE_BYTES = 64 << 20
+_SIGPENDING, _MSGQUEUE = 11, 12  # not every Python has the names
 
 
 def base_bytes() -> int:
@@ -28,23 +29,25 @@ def base_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def enter(memory_bytes: int, cpu_seconds: int) -> None:
+def enter(memory_bytes: int, cpu_seconds: int, *, threads: bool = True) -> None:
     """Limit this process, for good.
 
     Args:
-        memory_bytes: Of address space, with the base; `RESERVE_BYTES` of it are kept back.
+        memory_bytes: Of address space, with the base; `RESERVE_BYTES` come on top.
         cpu_seconds: A backstop only: the supervisor's clock is the limit.
+        threads: Whether to limit the number of the user's threads, which the kernel counts by user.
     """
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, FILE_BYTES)
     _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
-    _limit(resource.RLIMIT_NPROC, _THREADS)
+    if threads:
+        _limit(resource.RLIMIT_NPROC, _THREADS)
     _limit(resource.RLIMIT_MEMLOCK, 0)
-    _limit(resource.RLIMIT_MSGQUEUE, 0)
-    _limit(resource.RLIMIT_SIGPENDING, 256)
+    _limit(_MSGQUEUE, 0)  # a queue would outlive the program
+    _limit(_SIGPENDING, 256)
     _limit(resource.RLIMIT_CPU, cpu_seconds)
     _limit(resource.RLIMIT_STACK, _STACK_BYTES)
-    hard = _limit(resource.RLIMIT_AS, memory_bytes)
+    hard = _limit(resource.RLIMIT_AS, memory_bytes + RESERVE_BYTES)
     resource.setrlimit(resource.RLIMIT_AS, (max(hard - RESERVE_BYTES, 0), hard))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from sandboxes.isolation.libc import LIBC, syscall
 from sandboxes.isolation.syscalls import NUMBERS
 
-__all__ = ["NOBODY", "WORK", "enter_root", "fresh_work", "map_ids", "spawn"]
+__all__ = ["NOBODY", "WORK", "children_into", "enter_root", "fresh_work", "join", "map_ids", "spawn"]
 
 NOBODY = 65534
 """User and group of every program, whoever started the sandbox."""
@@ -24,7 +24,8 @@ _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
 _MOUNT_SETATTR, _AT_RECURSIVE = 442, 0x8000
-_CLONE_PIDFD = 0x1000
+_CLONE_VM, _CLONE_PIDFD = 0x100, 0x1000
+_PR_SET_PDEATHSIG = 1
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 1 << 17, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 30
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")
 _OLD = "/oldroot"
@@ -34,7 +35,8 @@ _CALLS = NUMBERS.get(os.uname().machine, {})
 def enter_root(readable: Sequence[str], proc: int) -> None:
     """Move this process to a root that holds nothing but the readable folders, a few devices and a working directory.
 
-    An ordinary user becomes the owner of a new user namespace for it.
+    An ordinary user becomes the owner of a new user namespace for it. Children are born in a pid namespace of their
+    own, the first of them, which must live on, as its process 1: with it all others end.
 
     Args:
         readable: Folders to bind read-only, at their own places.
@@ -44,11 +46,11 @@ def enter_root(readable: Sequence[str], proc: int) -> None:
         OSError: If the kernel refuses any of it; the process is of no use then.
     """
     if os.geteuid() == 0:
-        _unshare(_NEWNS)
+        _unshare(_NEWNS | _NEWPID)
         os.setgroups([])
     else:
         ids = os.geteuid(), os.getegid()
-        _unshare(_NEWNS | _NEWUSER)
+        _unshare(_NEWNS | _NEWUSER | _NEWPID)
         _write(proc, "self/setgroups", "deny")
         _write(proc, "self/uid_map", f"{NOBODY} {ids[0]} 1")
         _write(proc, "self/gid_map", f"{NOBODY} {ids[1]} 1")
@@ -71,37 +73,101 @@ def enter_root(readable: Sequence[str], proc: int) -> None:
 
 
 def spawn(*, user_namespace: bool) -> tuple[int, int]:
-    """Fork into new namespaces of every kind; the child is process 1 there.
+    """Make namespaces of every kind, with a process 1 in them that does nothing but wait for its end, or for ours.
+
+    It shares our memory, because to copy it would cost more than all the namespaces. No signal from inside reaches it:
+    we must have no handlers, which it would run.
+
+    The calling process must bear its children into its own pid namespace at the time (`children_into`).
 
     Returns:
-        The child's pid and a pidfd of it; (0, -1) in the child.
+        Its pid and a pidfd of it.
 
     Raises:
         OSError: If the kernel refuses.
     """
     flags = _NEWNS | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET | (_NEWUSER if user_namespace else 0)
     pidfd = ctypes.c_int(-1)
-    # A bare clone with no stack is a fork. Python's own fork hooks do not run; the child soon forks by os.fork, which
-    # does run them, and until then it is as single-threaded as its parent.
-    pid: int = LIBC.syscall(
-        ctypes.c_long(_CALLS["clone"]),
-        ctypes.c_long(flags | _CLONE_PIDFD | signal.SIGCHLD),
-        ctypes.c_long(0),
+    pid: int = LIBC.clone(
+        _address(LIBC.setcontext),
+        ctypes.c_void_p(_end_of(_STACKS[0])),
+        ctypes.c_int(flags | _CLONE_VM | _CLONE_PIDFD | signal.SIGCHLD),
+        ctypes.byref(_waiting()),
         ctypes.byref(pidfd),
-        ctypes.c_long(0),
-        ctypes.c_long(0),
     )
     _check(pid, "clone into namespaces")
-    if pid:
-        os.set_inheritable(pidfd.value, False)
-        return pid, pidfd.value
-    return 0, -1
+    os.set_inheritable(pidfd.value, False)
+    return pid, pidfd.value
 
 
-def map_ids(proc: int, pid: int) -> None:
-    """Let the ids of `NOBODY`, and no others, exist in the user namespace of a child."""
+class _Context(ctypes.Structure):
+    """The beginning of ``ucontext_t``, which is the same everywhere; the rest only the C library looks at."""
+
+    _fields_ = (
+        ("flags", ctypes.c_ulong),
+        ("link", ctypes.c_void_p),
+        ("stack", ctypes.c_void_p),
+        ("stack_flags", ctypes.c_int),
+        ("stack_bytes", ctypes.c_size_t),
+        ("rest", ctypes.c_char * 8192),
+    )
+
+
+_STACKS = [ctypes.create_string_buffer(1 << 14) for _ in range(3)]
+_CONTEXTS = _Context(), _Context()
+
+
+def _waiting() -> _Context:
+    """Where `spawn`'s process begins, in functions of the C library alone: Python cannot run twice in one memory."""
+    steps = (("prctl", (_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)), ("pause", ()))
+    for context, stack, (name, arguments) in zip(_CONTEXTS, _STACKS[1:], steps, strict=True):
+        _check(LIBC.getcontext(ctypes.byref(context)), "getcontext")
+        context.stack, context.stack_bytes = ctypes.addressof(stack), len(stack)
+        context.link = ctypes.addressof(_CONTEXTS[1]) if context is _CONTEXTS[0] else None
+        LIBC.makecontext(
+            ctypes.byref(context), _address(getattr(LIBC, name)), len(arguments), *map(ctypes.c_long, arguments)
+        )
+    return _CONTEXTS[0]
+
+
+def _address(function: object) -> ctypes.c_void_p:
+    return ctypes.cast(function, ctypes.c_void_p)  # type: ignore[arg-type]
+
+
+def _end_of(stack: ctypes.Array[ctypes.c_char]) -> int:
+    return (ctypes.addressof(stack) + len(stack)) & ~15
+
+
+def children_into(pidfd: int) -> None:
+    """Let the children that this process forks from now on be born in the pid namespace of another."""
+    _check(LIBC.setns(pidfd, _NEWPID), "setns")
+
+
+def join(pidfd: int, *, user_namespace: bool) -> None:
+    """Enter all the other namespaces of a process that `spawn` made; the current directory is their root then."""
+    flags = _NEWNS | _NEWUTS | _NEWIPC | _NEWNET | (_NEWUSER if user_namespace else 0)
+    _check(LIBC.setns(pidfd, flags), "setns")
+
+
+def map_ids(proc: int, pidfd: int) -> None:
+    """Let the ids of `NOBODY`, and no others, exist in the user namespace of a child.
+
+    Args:
+        proc: Descriptor of /proc, which may be that of another pid namespace.
+        pidfd: Of the child.
+    """
+    pid = _pid_in(proc, pidfd)
     _write(proc, f"{pid}/uid_map", f"{NOBODY} {NOBODY} 1")
     _write(proc, f"{pid}/gid_map", f"{NOBODY} {NOBODY} 1")
+
+
+def _pid_in(proc: int, pidfd: int) -> int:
+    descriptor = os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        text = os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+    return int(text.partition(b"\nPid:")[2].split(maxsplit=1)[0])
 
 
 def fresh_work(size_bytes: int, inodes: int, *, replace: bool) -> None:

@@ -16,7 +16,19 @@ from collections.abc import Sequence
 from sandboxes.isolation.libc import LIBC, prctl
 from sandboxes.isolation.syscalls import ALLOWED, NUMBERS
 
-__all__ = ["ALLOW", "AUDIT_ARCH", "KILL", "Filter", "build", "deny", "install", "pack", "probe", "simulate"]
+__all__ = [
+    "ALLOW",
+    "AUDIT_ARCH",
+    "KILL",
+    "Filter",
+    "OwnPidFilter",
+    "build",
+    "deny",
+    "install",
+    "pack",
+    "probe",
+    "simulate",
+]
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 ALLOW = 0x7FFF0000
@@ -161,6 +173,20 @@ class _Program(ctypes.Structure):
 def pack(program: Filter) -> bytes:
     """The filter as the kernel reads it."""
     return b"".join(_INSTRUCTION.pack(*instruction) for instruction in program)
+
+
+class OwnPidFilter:
+    """The filter for processes without namespaces; written once, and for each process only its pid is put in."""
+
+    _PLACE = struct.pack("=I", 0x7FFFFF5A)  # beyond all pids, and not in the filter otherwise
+
+    def __init__(self, machine: str) -> None:
+        (pid,) = struct.unpack("=I", self._PLACE)
+        self._packed = pack(build(machine, only_pid=pid))
+
+    def packed(self, pid: int) -> bytes:
+        """As the kernel reads it."""
+        return self._packed.replace(self._PLACE, struct.pack("=I", pid))
 
 
 def install(packed: bytes) -> None:
