@@ -4,7 +4,10 @@ Nothing that they are given tells what is expected, but for the assertions, whic
 """
 
 import json
+import re
+from collections.abc import Iterable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from llm_envs.coding import wire
@@ -16,14 +19,47 @@ MARKER = "\x1eVALUE "
 """Stands before the line that the wrapper writes. It only keeps it apart from what a program prints by itself: whoever
 forges it says what he believes the value to be, as anyone does who returns it."""
 
-_NAMES = (
-    "string, re, datetime, collections, heapq, bisect, copy, math, random, statistics, itertools, functools, operator,"
-    " io, sys, json"
+_MODULES = (
+    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
+    *("itertools", "functools", "operator", "io", "sys", "json"),
 )
-_STARS = _NAMES + ", builtins, typing"  # builtins late: math's pow and io's open are not what programs mean by these
-_IMPORTS = "; ".join(f"from {name} import *" for name in _STARS.split(", "))
-PRELUDE = f"{_IMPORTS}; import {_NAMES}; sys.setrecursionlimit(6 * 10**5)"
+# The builtins come late: math's pow and io's open are not what programs mean by these names.
+_STARS = (*_MODULES, "builtins", "typing")
+_WORD = re.compile(r"[^\W\d]\w*")
+_MAY_NAME_ANYTHING = frozenset({"eval", "exec", "globals", "locals", "vars"})
+
+
+def _contest_prelude(stars: Iterable[str], modules: Iterable[str]) -> str:
+    lines = [*(f"from {name} import *" for name in stars), f"import {', '.join(['sys', *modules])}"]
+    return "; ".join([*lines, "sys.setrecursionlimit(6 * 10**5)"])
+
+
+PRELUDE = _contest_prelude(_STARS, _MODULES)
 """What answers to contests take for granted, in one line: LiveCodeBench runs it before every program."""
+
+
+@cache
+def _exported() -> dict[str, frozenset[str]]:
+    """What each module of the prelude brings."""
+    found = {}
+    for name in _STARS:
+        module = import_module(name)
+        public = [key for key in vars(module) if not key.startswith("_")]
+        found[name] = frozenset(getattr(module, "__all__", public))
+    return found
+
+
+def _trimmed(prelude: str, code: str) -> str:
+    """The part of `PRELUDE` that a program can make use of: all of it costs a warm Python a millisecond a run."""
+    words = set(_WORD.findall(code))
+    if prelude != PRELUDE or words & _MAY_NAME_ANYTHING:
+        return prelude
+    stars = [name for name, brought in _exported().items() if not words.isdisjoint(brought)]
+    covered = set().union(*(_exported()[name] for name in stars if name != "builtins"))
+    if words.isdisjoint(covered & _exported()["builtins"]):
+        stars = [name for name in stars if name != "builtins"]  # they are there anyway, where nothing covers them
+    return _contest_prelude(stars, [name for name in _MODULES if name in words])
+
 
 _CALL_MAIN = """
 def _run(prelude, source):
@@ -123,6 +159,7 @@ def _wire_source() -> str:
 
 def stdin_program(code: str, prelude: str) -> str:
     """The program as it is, behind a prelude of one line."""
+    prelude = _trimmed(prelude, code)
     if not prelude:
         return code
     if "__future__" in code:  # must stand first, which in a source of its own it does
@@ -132,7 +169,7 @@ def stdin_program(code: str, prelude: str) -> str:
 
 def call_program(code: str, prelude: str) -> str:
     """Runs the program as a module, then calls what standard input says, and writes the values behind `MARKER`."""
-    return f"{_wire_source()}{_CALL_MAIN}\n_run({prelude!r}, {code!r})\n"
+    return f"{_wire_source()}{_CALL_MAIN}\n_run({_trimmed(prelude, code)!r}, {code!r})\n"
 
 
 def calls_as_stdin(name: str, args: tuple[object, ...]) -> str:

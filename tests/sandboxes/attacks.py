@@ -20,7 +20,7 @@ from textwrap import dedent
 from typing import Any
 
 from sandboxes import MAX_OUTPUT_BYTES, Job, RunResult, Sandbox, Status
-from tests.sandboxes.outside import World, growth, snapshot
+from tests.sandboxes.outside import World, growth, settled_snapshot, snapshot
 
 __all__ = ["Attack", "add_attack", "run_attack"]
 
@@ -79,7 +79,7 @@ def add_attack(attacks: list[Attack], name: str, code: str, *allowed: Status, **
 def run_attack(sandbox: Sandbox, attack: Attack, world: World, *, contained: bool) -> list[str]:
     """Run an attack and say what is wrong afterwards; an empty list if nothing is."""
     problems = _next_job(sandbox, "the job before")
-    before = snapshot(contained=contained)
+    before = settled_snapshot(contained=contained)
     if attack.before:
         sandbox.run(world.fill_in(attack.before), stdin=world.fill_in(attack.before_stdin), timeout_seconds=5.0)
     files = {name: world.fill_in(content) for name, content in attack.files.items()}

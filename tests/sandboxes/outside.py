@@ -8,6 +8,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ __all__ = ["SECRET_PATTERN", "World", "growth", "snapshot"]
 SECRET_PATTERN = r"S3CRET-[0-9a-f]{32}"
 """What an attack looks for: it does not match itself, nor does the program that holds it."""
 _SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+_SETTLE_SECONDS, _SAME = 3.0, 4
 _ARGV_SECRET = "--secret="
 
 
@@ -180,6 +182,17 @@ def snapshot(*, contained: bool) -> Counter[str]:
                 counts[table] = (
                     Path(f"/proc/{'self/' if table.startswith('net') else ''}{table}").read_text().count("\n")
                 )
+    return counts
+
+
+def settled_snapshot(*, contained: bool) -> Counter[str]:
+    """The same, once what is under way is over: a sandbox gets ready for the next job after it has answered."""
+    until = time.monotonic() + _SETTLE_SECONDS
+    counts, same = snapshot(contained=contained), 0
+    while same < _SAME and time.monotonic() < until:
+        time.sleep(0.01)
+        before, counts = counts, snapshot(contained=contained)
+        same = same + 1 if counts == before else 0
     return counts
 
 

@@ -6,7 +6,7 @@ import pytest
 from llm_envs.coding.judge import CaseOutcome, Judgement, Limits, judge
 from llm_envs.coding.outputs import OutputRule
 from llm_envs.coding.problems import CallTest, Problem, StdinTest
-from llm_envs.coding.programs import MARKER, PRELUDE
+from llm_envs.coding.programs import MARKER, PRELUDE, stdin_program
 from llm_envs.grading import Verdict
 from sandboxes import Job, RunResult, Status
 from sandboxes.fake import FakeSandbox, ended
@@ -190,6 +190,30 @@ def test_the_prelude(box):
     assert judge(problem, code, box).verdict is Verdict.CORRECT
     assert judge(problem, "from __future__ import annotations\n" + code, box).verdict is Verdict.CORRECT
     assert "\n" not in PRELUDE
+
+
+@pytest.mark.parametrize(
+    ("code", "output"),
+    [
+        ("print(pow(2, 5, 7), abs(-1), sum([1]), max(1, 2))", "4 1 1 2"),  # not math's, not operator's
+        ("print(open.__module__ in ('io', '_io'), hex(9))", "True 0x9"),
+        ("print(eval('gc' + 'd(4, 6)'))", "2"),
+        ("print(globals()['he' + 'apq'].heapify([1]))", "None"),
+        ("def f(x: List[int]) -> Optional[Deque]: return deque(x)\nprint(f([1]))", "deque([1])"),
+        ("print(math.inf, datetime.now() is None, ascii_lowercase[:3], randint(1, 1))", "inf False abc 1"),
+        ("print(json.dumps([1]), StringIO('x').read(), mean([1, 3]))", "[1] x 2"),
+    ],
+)
+def test_a_program_finds_all_of_the_prelude_that_it_names(box, code, output):
+    problem = Problem("", (StdinTest("", output),), prelude=PRELUDE)
+    assert judge(problem, code, box).verdict is Verdict.CORRECT
+
+
+def test_a_prelude_that_nobody_needs_is_left_out():
+    assert stdin_program("print(input())", PRELUDE) == "import sys; sys.setrecursionlimit(6 * 10**5)\nprint(input())"
+    assert "from typing import *" in stdin_program("x: List[int] = []", PRELUDE)
+    assert stdin_program("exec(input())", PRELUDE).startswith(PRELUDE)
+    assert stdin_program("pass", "import mine").startswith("import mine\n")
 
 
 def test_a_detail_says_why(box):
