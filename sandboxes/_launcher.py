@@ -248,26 +248,71 @@ def furnish(job: Any) -> str:
 
 
 def clear(directory: str, uid: int) -> bool:
-    """Remove the program's directory and what it left where everybody may write; False if something of it stays."""
+    """Remove the program's directory and what it left where everybody may; False if something of it stays."""
     left = [directory]
     for place in ("/tmp", "/var/tmp", "/dev/shm") if uid else ():
         with contextlib.suppress(OSError):
             left += [entry.path for entry in os.scandir(place) if entry.stat(follow_symlinks=False).st_uid == uid]
     for path in left:
-        with contextlib.suppress(OSError, RecursionError):
+        with contextlib.suppress(OSError):
             remove(path)
-    return not any(os.path.lexists(path) for path in left)
+    return not any(os.path.lexists(path) for path in left) and (not uid or forget_shared(uid))
 
 
 def remove(path: str) -> None:
-    """Remove a file or a folder; a link is a file."""
-    if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
-        os.chmod(path, 0o700)  # noqa: PTH101
-        for entry in list(os.scandir(path)):
-            remove(entry.path)
-        os.rmdir(path)  # noqa: PTH106
-    else:
+    """Remove a file or a folder, which may be deeper than a path or a recursion can be; a link is a file."""
+    if not os.path.isdir(path) or os.path.islink(path):  # noqa: PTH112, PTH114
         os.unlink(path)  # noqa: PTH108
+        return
+    while True:
+        os.chmod(path, 0o700)  # noqa: PTH101
+        entries = list(os.scandir(path))
+        if not entries:
+            break
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                lift(path, entry.path)
+            else:
+                os.unlink(entry.path)  # noqa: PTH108
+    os.rmdir(path)  # noqa: PTH106
+
+
+def lift(top: str, folder: str) -> None:
+    """Remove a folder of the topmost one; what is in it moves up to there, so that no path is ever long."""
+    os.chmod(folder, 0o700)  # noqa: PTH101
+    for entry in list(os.scandir(folder)):
+        if entry.is_dir(follow_symlinks=False):
+            os.chmod(entry.path, 0o700)  # noqa: PTH101
+            os.rename(entry.path, os.path.join(top, "." + os.urandom(8).hex()))  # noqa: PTH104, PTH118
+        else:
+            os.unlink(entry.path)  # noqa: PTH108
+    os.rmdir(folder)  # noqa: PTH106
+
+
+def forget_shared(uid: int) -> bool:
+    """Remove a user's System V shared memory, semaphores and queues; False if some of it stays."""
+    try:
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+    except (ImportError, OSError):
+        return True
+    clean = True
+    for kind, call in (("shm", "shmctl"), ("sem", "semctl"), ("msg", "msgctl")):
+        for number in shared_of(kind, uid):
+            arguments = (number, 0, 0, 0) if kind == "sem" else (number, 0, None)
+            clean = getattr(libc, call)(*arguments) == 0 and clean  # 0: remove
+    return clean
+
+
+def shared_of(kind: str, uid: int) -> Any:
+    """The identifiers of a kind that are a user's."""
+    try:
+        with open("/proc/sysvipc/" + kind) as file:  # noqa: PTH123
+            rows = [line.split() for line in file]
+    except OSError:
+        return []
+    return [int(row[1]) for row in rows[1:] if row[rows[0].index("uid")] == str(uid)]
 
 
 def report(seen: Outcome, clean: bool, room: int) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from textwrap import dedent
 from typing import Any
@@ -76,8 +76,18 @@ def add_attack(attacks: list[Attack], name: str, code: str, *allowed: Status, **
     attacks.append(Attack(name, dedent(code), frozenset(allowed or _ENDED), **options))
 
 
-def run_attack(sandbox: Sandbox, attack: Attack, world: World, *, contained: bool) -> list[str]:
-    """Run an attack and say what is wrong afterwards; an empty list if nothing is."""
+def run_attack(
+    sandbox: Sandbox, attack: Attack, world: World, *, contained: bool, ignored: Collection[str] = ()
+) -> list[str]:
+    """Run an attack and say what is wrong afterwards; an empty list if nothing is.
+
+    Args:
+        sandbox: To attack.
+        attack: What to run.
+        world: What must not be found or harmed.
+        contained: As `outside.snapshot` has it.
+        ignored: Kinds of things in a snapshot that may grow.
+    """
     problems = _next_job(sandbox, "the job before")
     before = settled_snapshot(contained=contained)
     if attack.before:
@@ -91,7 +101,7 @@ def run_attack(sandbox: Sandbox, attack: Attack, world: World, *, contained: boo
     for number in (1, 2):
         problems += _next_job(sandbox, f"next job {number}")
     problems += world.harm(result.stdout + result.stderr)
-    return problems + _left_behind(before, contained=contained)
+    return problems + _left_behind(before, contained=contained, ignored=ignored)
 
 
 def _ending(attack: Attack, result: RunResult, seconds: float) -> list[str]:
@@ -119,8 +129,12 @@ def _next_job(sandbox: Sandbox, which: str) -> list[str]:
     return []
 
 
-def _left_behind(before: Counter[str], *, contained: bool) -> list[str]:
+def _left_behind(before: Counter[str], *, contained: bool, ignored: Collection[str]) -> list[str]:
+    def more() -> list[str]:
+        after = snapshot(contained=contained)
+        return growth(before, Counter({kind: count for kind, count in after.items() if kind not in ignored}))
+
     until = time.monotonic() + _SETTLE_SECONDS
-    while (more := growth(before, snapshot(contained=contained))) and time.monotonic() < until:
+    while (found := more()) and time.monotonic() < until:
         time.sleep(0.02)
-    return more
+    return found

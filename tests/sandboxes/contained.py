@@ -7,6 +7,7 @@ which runs one attack after the other. If an attack kills or stops the harness, 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -20,18 +21,26 @@ import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from sandboxes import Sandbox, SandboxUnavailableError, make
+from sandboxes.fusion import FusionSandbox
 from tests.sandboxes.attack_programs import ATTACKS
 from tests.sandboxes.attacks import run_attack
+from tests.sandboxes.fusion_server import FusionServer
 from tests.sandboxes.outside import World, planted_argument
 from tests.sandboxes.unsafe import UnsafeForkSandbox, UnsafeSubprocessSandbox
 
 __all__ = ["attack_report", "inside", "run_inside", "why_not"]
 
-UNSAFE = ("unsafe-subprocess", "unsafe-fork")
+_UNSAFE: dict[str, Callable[[], Sandbox]] = {
+    "unsafe-subprocess": UnsafeSubprocessSandbox,
+    "unsafe-fork": UnsafeForkSandbox,
+}
+_WALLLESS = (*_UNSAFE, "fusion", "modal")
+_IGNORED = {"fusion": ("net/tcp",), "modal": ("net/tcp",)}
+"""Connections of the client's own."""
 NOBODY = 65534
 _SILENCE_SECONDS = 25.0
 """Of a harness that an attack stopped; an attack that goes well takes at most 15."""
@@ -58,7 +67,7 @@ def attack_report(backend: str, user: str = "root", names: Sequence[str] = ()) -
     """Run all attacks against a backend.
 
     Args:
-        backend: ``local:TIER``, or one of `UNSAFE`.
+        backend: ``local:TIER``, or ``fusion``, ``modal`` (the clients, with the tests' servers) or one of `_UNSAFE`.
         user: ``root`` or ``nobody``.
         names: Of the attacks to run; all if empty.
 
@@ -183,22 +192,23 @@ def _pid_limit_is_ours() -> bool:
 
 def _harness(backend: str, arguments: list[str]) -> int:
     names = [argument for argument in arguments if argument in {attack.name for attack in ATTACKS}]
-    try:
-        sandbox = _sandbox(backend)
-    except (SandboxUnavailableError, ImportError) as error:
-        for name in names:
-            _say(name, [f"skipped: {error}"])
-        return 0
-    with sandbox, World(tuple(arguments)) as world:
+    with contextlib.ExitStack() as stack:
+        try:
+            sandbox = stack.enter_context(_sandbox(backend))
+        except (SandboxUnavailableError, ImportError) as error:
+            for name in names:
+                _say(name, [f"skipped: {error}"])
+            return 0
+        world = stack.enter_context(World(tuple(arguments)))
         for _ in range(3):
             sandbox.run("print(1)")  # what is made at the first job is not left behind by an attack
         for attack in ATTACKS:
             if attack.name not in names:
                 continue
-            if attack.bomb and (backend in UNSAFE or not _pid_limit_is_ours()):
+            if attack.bomb and (backend in _WALLLESS or not _pid_limit_is_ours()):
                 _say(attack.name, ["skipped: the container has no limit of processes that would hold it"])
                 continue
-            _say(attack.name, run_attack(sandbox, attack, world, contained=True))
+            _say(attack.name, run_attack(sandbox, attack, world, contained=True, ignored=_IGNORED.get(backend, ())))
     return 0
 
 
@@ -206,11 +216,34 @@ def _say(name: str, problems: list[str]) -> None:
     os.write(1, f"\n{_MARK}{json.dumps([name, problems])}\n".encode())
 
 
-def _sandbox(backend: str) -> Sandbox:
-    if backend in UNSAFE:
-        return UnsafeSubprocessSandbox() if backend == "unsafe-subprocess" else UnsafeForkSandbox()
-    name, _, tier = backend.partition(":")
-    return make(name, tier=tier) if tier else make(name)
+@contextlib.contextmanager
+def _sandbox(backend: str) -> Iterator[Sandbox]:
+    if backend == "fusion":
+        with FusionServer() as fusion_server, FusionSandbox(fusion_server.url, backoff_seconds=0.01) as sandbox:
+            yield sandbox
+    elif backend == "modal":
+        with _modal() as sandbox:
+            yield sandbox
+    else:
+        name, _, tier = backend.partition(":")
+        with _UNSAFE[backend]() if backend in _UNSAFE else make(name, tier=tier) as sandbox:
+            yield sandbox
+
+
+@contextlib.contextmanager
+def _modal() -> Iterator[Sandbox]:
+    import modal
+    from modal_proto import api_pb2
+
+    from sandboxes.modal import ModalSandbox
+    from tests.sandboxes.modal_server import ModalServer
+
+    with (
+        ModalServer() as server,
+        modal.Client(server.url, api_pb2.CLIENT_TYPE_CLIENT, ("ak-test", "as-test")) as client,
+        ModalSandbox(client=client, concurrency=1, creations_per_second=1000.0, backoff_seconds=0.01) as sandbox,
+    ):
+        yield sandbox
 
 
 def main(role: str, *arguments: str) -> int:
