@@ -51,14 +51,14 @@ class _Ready:
         make_cage: In a supervisor: makes its cage.
         keep: Descriptors that a supervisor needs.
         dumpable: Whether supervisors stay open to /proc; where programs can see that they must not.
-        first: A pidfd of process 1 of the supervisors' pid namespace, where there is one.
+        first: Process 1 of the supervisors' pid namespace, where there is one: a pidfd, and its pid.
         scratch: Folder to remove at the end; empty for none.
     """
 
     make_cage: Callable[[], Cage]
     keep: set[int]
     dumpable: bool
-    first: int | None = None
+    first: tuple[int, int] | None = None
     scratch: str = ""
 
 
@@ -70,7 +70,7 @@ class _Zygote:
         self._poll = select.poll()
         self._poll.register(main, select.POLLIN)
         if ready.first is not None:
-            self._poll.register(ready.first, select.POLLIN)
+            self._poll.register(ready.first[0], select.POLLIN)
 
     def serve(self) -> int | None:
         """Make supervisors until the client is gone, then end them all.
@@ -82,7 +82,7 @@ class _Zygote:
         going = True
         while going:
             for descriptor, _ in self._poll.poll():
-                if descriptor == self._ready.first:
+                if self._ready.first is not None and descriptor == self._ready.first[0]:
                     going = False  # no more can be made; the client starts another zygote
                     continue
                 if descriptor != main:
@@ -98,6 +98,9 @@ class _Zygote:
         for pidfd in list(self._supervisors):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             self._reap(pidfd)
+        if self._ready.first is not None:
+            signal.pidfd_send_signal(self._ready.first[0], signal.SIGKILL)
+            os.waitpid(self._ready.first[1], 0)  # the kernel lets it end when all in its namespace have
         if self._ready.scratch:
             remove(self._ready.scratch)
         return None
@@ -186,7 +189,7 @@ def _in_namespaces(machine: str, readable: list[str], root: bool) -> _Ready:
         base_bytes=base,
     )
     # The ids of a process that is not dumpable cannot be mapped by an ordinary user; and there is no /proc inside.
-    return _Ready(make_cage, {proc}, dumpable=True, first=os.pidfd_open(pid))
+    return _Ready(make_cage, {proc}, dumpable=True, first=(os.pidfd_open(pid), pid))
 
 
 def _hold() -> NoReturn:

@@ -200,7 +200,7 @@ def test_the_prelude(box):
         ("print(eval('gc' + 'd(4, 6)'))", "2"),
         ("print(globals()['he' + 'apq'].heapify([1]))", "None"),
         ("def f(x: List[int]) -> Optional[Deque]: return deque(x)\nprint(f([1]))", "deque([1])"),
-        ("print(math.inf, datetime.now() is None, ascii_lowercase[:3], randint(1, 1))", "inf False abc 1"),
+        ("print(math.inf, datetime.datetime.now() is None, ascii_lowercase[:3], randint(1, 1))", "inf False abc 1"),
         ("print(json.dumps([1]), StringIO('x').read(), mean([1, 3]))", "[1] x 2"),
     ],
 )
