@@ -8,9 +8,10 @@ import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import ClassVar
 
 from sandboxes.isolation import landlock, libc, limits, namespaces, seccomp
-from sandboxes.isolation.folders import make_folder, remove
+from sandboxes.isolation.folders import is_larger, make_folder, remove
 from sandboxes.isolation.namespaces import NOBODY
 from sandboxes.supervisor import Cage
 
@@ -75,7 +76,7 @@ class NamespaceCage(Cage):
         """All that the namespaces leave to do."""
         _give_up_rights()
         close_all_but({keep})
-        limit(self._base_bytes, memory_mb, seconds)
+        limit(self._base_bytes, memory_mb, seconds, tasks=limits.THREADS)
         seccomp.install(self._filter)
 
     def tidy(self, *, keep: bool) -> bool:
@@ -92,6 +93,8 @@ class NamespaceCage(Cage):
 class FolderCage(Cage):
     """Where there are no namespaces: each program is in a folder of its own, by Landlock if it holds here.
 
+    The kernel has no limit for a folder, so the supervisor looks; and it counts threads by user.
+
     Args:
         scratch: Where folders are made.
         machine: Whose table of system calls to use; empty for none.
@@ -100,7 +103,10 @@ class FolderCage(Cage):
         readable: Descriptors for Landlock.
         devices: The same.
         base_bytes: Address space that is not charged.
+        tasks: Limit of the processes and threads of the user that programs run as.
     """
+
+    look_seconds: ClassVar[float] = 0.01
 
     def __init__(
         self,
@@ -112,9 +118,11 @@ class FolderCage(Cage):
         readable: Sequence[int],
         devices: Sequence[int],
         base_bytes: int,
+        tasks: int,
     ) -> None:
         self._scratch, self._landlock, self._drop_user = scratch, landlock_version, drop_user
         self._readable, self._devices, self._base_bytes = readable, devices, base_bytes
+        self._tasks = tasks
         self._filter = seccomp.OwnPidFilter(machine) if machine else None
         self._folder = ""
 
@@ -131,6 +139,9 @@ class FolderCage(Cage):
         os.chdir(self._folder)
         if self._drop_user:
             _become_nobody()
+        elif os.geteuid() == 0:
+            # Python can be read by root alone; but no limit of threads binds whose real user is root.
+            os.setresuid(NOBODY, 0, 0)
 
     def confine(self, memory_mb: int, seconds: float, keep: int) -> None:
         """Landlock and a filter under which it can signal nobody else."""
@@ -139,7 +150,7 @@ class FolderCage(Cage):
             work = os.open(".", os.O_PATH | os.O_CLOEXEC)
             landlock.restrict(self._landlock, readable=self._readable, writable=[work], devices=self._devices)
         close_all_but({keep})
-        limit(self._base_bytes, memory_mb, seconds)
+        limit(self._base_bytes, memory_mb, seconds, tasks=self._tasks)
         if self._filter is not None:
             seccomp.install(self._filter.packed(os.getpid()))
 
@@ -148,6 +159,10 @@ class FolderCage(Cage):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
         return super().end(pid)
+
+    def is_overfull(self) -> bool:
+        """The folder; the limits are those that a mount would have."""
+        return is_larger(self._folder, limits.FILE_BYTES, INODES)
 
     def tidy(self, *, keep: bool) -> bool:  # noqa: ARG002 (it is the same for all)
         """Each run gets a folder of its own, whoever comes next."""
@@ -175,10 +190,10 @@ def _give_up_rights() -> None:
     libc.no_new_privileges()
 
 
-def limit(base_bytes: int, memory_mb: int, seconds: float, *, threads: bool = True) -> None:
+def limit(base_bytes: int, memory_mb: int, seconds: float, *, tasks: int | None) -> None:
     """Limit the resources of this process, for good; of processor time only as a backstop."""
     cpu_seconds = int(min(seconds, 1e6)) * (os.cpu_count() or 1) + 2
-    limits.enter(base_bytes + (memory_mb << 20), cpu_seconds, threads=threads)
+    limits.enter(base_bytes + (memory_mb << 20), cpu_seconds, tasks=tasks)
 
 
 def close_all_but(keep: set[int]) -> None:

@@ -52,7 +52,7 @@ class ContainerCage(Cage):
         close_all_but({keep})
         # The kernel counts threads by user, and all containers' programs are one user's. The filter refuses forks, and
         # the container's own limit holds for threads.
-        limit(self._base_bytes, memory_mb, seconds, threads=False)
+        limit(self._base_bytes, memory_mb, seconds, tasks=None)
         seccomp.install(self._filter)
 
     def end(self, pid: int) -> int:

@@ -10,6 +10,7 @@ and output goes through memory that a fork leaves out.
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import select
@@ -21,7 +22,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from sandboxes.isolation import libc
 from sandboxes.program import OUT_OF_MEMORY, become_program
@@ -43,6 +44,9 @@ _F_ADD_SEALS, _SEALS = 1033, 0xF  # no change of the seals, no shrinking, growin
 
 class Cage(ABC):
     """Where the programs of one supervisor run, one at a time."""
+
+    look_seconds: ClassVar[float] = math.inf
+    """How often to ask whether it `is_overfull`."""
 
     @abstractmethod
     def renew(self) -> None:
@@ -72,6 +76,10 @@ class Cage(ABC):
 
     def close(self) -> None:  # noqa: B027 (a cage may have nothing to give back)
         """Give back what would outlive the supervisor."""
+
+    def is_overfull(self) -> bool:
+        """Whether the running program has written more than it may; asked now and then."""
+        return False
 
     def is_memory(self) -> bool:
         """Whether a program that somebody killed, not we, was killed for its memory."""
@@ -207,12 +215,19 @@ class Supervisor:
         poll.register(self._requests, 0)  # reports the end of the client only
         for read_end in read_ends:
             poll.register(read_end, select.POLLIN)
+        look_seconds = self._cage.look_seconds
+        look_at = time.monotonic() + look_seconds
         while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            if now >= deadline:
                 return "timeout"
+            if now >= look_at:
+                if self._cage.is_overfull():
+                    return "output_limit"
+                look_at = time.monotonic() + look_seconds
             # Rounded up: a poll that returns early would only be asked again.
-            ready = {descriptor for descriptor, _ in poll.poll(min(left, _LONGEST_WAIT_SECONDS) * 1000 + 1)}
+            wait_seconds = min(deadline - now, look_at - now, _LONGEST_WAIT_SECONDS)
+            ready = {descriptor for descriptor, _ in poll.poll(max(wait_seconds, 0.0) * 1000 + 1)}
             if self._requests in ready:
                 return _GONE
             for index, read_end in enumerate(read_ends):

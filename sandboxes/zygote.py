@@ -39,6 +39,8 @@ __all__ = ["main"]
 
 _MAX_MESSAGE_BYTES = 1 << 16
 _PR_SET_DUMPABLE = 4
+_SPARE_TASKS = 512
+"""Processes and threads of a user, for all his programs together and whatever else he starts."""
 _FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 _LANDLOCK_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")
 
@@ -168,6 +170,7 @@ def _become_ready(config: dict[str, Any]) -> _Ready:
         readable=readable_ends,
         devices=devices,
         base_bytes=limits.base_bytes(),
+        tasks=limits.tasks_of(namespaces.NOBODY if root else os.getuid()) + _SPARE_TASKS,
     )
     return _Ready(make_cage, {*readable_ends, *devices}, dumpable=False, scratch=scratch)
 

@@ -1,13 +1,16 @@
 """The needed columns of hub data sets, read by byte ranges and kept in one small file."""
 
+import io
 import json
 import os
 import socket
 import sys
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import Any
@@ -26,6 +29,8 @@ CACHE_VARIABLE = "LLM_ENVS_CACHE"
 
 _PROBE_TIMEOUT_SECONDS = 3.0
 _DOWNLOADS_AT_ONCE = 4  # requests are small and many, so that time goes into waiting
+_BLOCK_BYTES = 8 << 20
+_BATCH_BYTES = 32 << 20
 _MARK = b"llm_envs"
 _UNKEPT: dict[bytes, Rows] = {}
 """Rows that no file could keep, by their mark."""
@@ -58,14 +63,15 @@ def rows_from_hub(source: DatasetSource, split: str) -> Rows:
         pass
     _check_reachable()
     refusal = _refusal(path.parent)
-    table = _read(source, split, "in memory" if refusal else f"in {path}")
     if refusal is None:
         try:
-            _write(table.replace_schema_metadata({_MARK: mark}), path)
+            with closing(_read(source, split, f"in {path}")) as tables:
+                _write(tables, path, mark)
             return open_rows(path, source.columns, source.optional_columns)
-        except OSError as error:  # such as a full disk
-            refusal = error
-    _UNKEPT[mark] = TableRows(table, source.hub_id)
+        except _WriteError as error:  # such as a full disk
+            refusal = error.reason
+    with closing(_read(source, split, "in memory")) as tables:
+        _UNKEPT[mark] = TableRows(pa.concat_tables(tables, promote_options="default"), source.hub_id)
     warnings.warn(
         f"{source.hub_id} is kept in memory and will be read from the hub again, for it cannot be written to "
         f"{path.parent} ({refusal}); {CACHE_VARIABLE} names another folder",
@@ -96,22 +102,27 @@ def _check_reachable() -> None:
         raise ConnectionError(f"{constants.ENDPOINT} cannot be reached: {error}") from error
 
 
-def _read(source: DatasetSource, split: str, place: str) -> Any:
-    """An Arrow table of the needed columns of all files of a split, in the order of the files' names."""
+def _read(source: DatasetSource, split: str, place: str) -> Generator[Any, None, None]:
+    """Arrow tables of the needed columns of all files of a split, in the order of the files' names."""
     files = HfFileSystem(endpoint=constants.ENDPOINT, skip_instance_cache=True)
     pattern = f"datasets/{source.hub_id}@{source.revision}/{source.hub_files[split]}"
     names = sorted(files.glob(pattern))
     if not names:
         raise FileNotFoundError(f"no file matches {source.hub_files[split]} at revision {source.revision}")
-
-    def read_one(name: str) -> Any:
-        if name.endswith(".parquet"):
-            return _read_parquet(files, name, source)
-        return _read_jsonl(files, name, source)
-
+    tell = _progress(len(names), source, place)
+    parquets = [name for name in names if name.endswith(".parquet")]
+    # A few at once where columns can be picked; the lines of other files may be gigabytes, and come one by one.
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-        tables = list(_with_progress(pool.map(read_one, names), len(names), source, place))
-    return pa.concat_tables(tables, promote_options="default")
+        found = deque(pool.submit(_read_parquet, files, name, source) for name in parquets)
+        try:
+            for number, name in enumerate(names, start=1):
+                tell(number)
+                if name.endswith(".parquet"):
+                    yield found.popleft().result()
+                else:
+                    yield from _read_jsonl(files, name, source)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _read_parquet(files: Any, name: str, source: DatasetSource) -> Any:
@@ -123,24 +134,43 @@ def _read_parquet(files: Any, name: str, source: DatasetSource) -> Any:
         return file.read(columns=columns).replace_schema_metadata(None)
 
 
-def _read_jsonl(files: Any, name: str, source: DatasetSource) -> Any:
-    rows = [json.loads(line) for line in files.cat_file(name).splitlines() if line.strip()]
-    missing = [column for column in source.columns if any(column not in row for row in rows)]
-    if missing:
-        raise ValueError(f"{name}: no column {missing}")
+def _read_jsonl(files: Any, name: str, source: DatasetSource) -> Iterator[Any]:
+    """Tables of some `_BATCH_BYTES` of lines each; the whole may be larger than memory."""
     columns = (*source.columns, *source.optional_columns)
+    with files.open(name, "rb", block_size=_BLOCK_BYTES) as stream:
+        rows: list[dict[str, Any]] = []
+        size = 0
+        for line in io.BufferedReader(stream, _BLOCK_BYTES):
+            if not line.strip():
+                continue
+            row = json.loads(line)
+            missing = [column for column in source.columns if column not in row]
+            if missing:
+                raise ValueError(f"{name}: no column {missing}")
+            rows.append({column: row[column] for column in columns if column in row})
+            size += len(line)
+            if size >= _BATCH_BYTES:
+                yield _table(rows, columns)
+                rows, size = [], 0
+        if rows:
+            yield _table(rows, columns)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Any:
     kept = [column for column in columns if any(column in row for row in rows)]
     return pa.table({column: [row.get(column) for row in rows] for column in kept})
 
 
-def _with_progress(tables: Iterator[Any], total: int, source: DatasetSource, place: str) -> Iterator[Any]:
+def _progress(total: int, source: DatasetSource, place: str) -> Callable[[int], None]:
     """Say once that something is read, and for people at a terminal how far it is."""
     sys.stderr.write(f"llm-envs: reading {', '.join(source.columns)} of {source.hub_id}, to be kept {place}\n")
-    for number, table in enumerate(tables, start=1):
+
+    def tell(number: int) -> None:
         if sys.stderr.isatty():
             sys.stderr.write(f"\rllm-envs: file {number} of {total}" + ("\n" if number == total else ""))
             sys.stderr.flush()
-        yield table
+
+    return tell
 
 
 def _refusal(folder: Path) -> OSError | None:
@@ -153,13 +183,56 @@ def _refusal(folder: Path) -> OSError | None:
     return None
 
 
-def _write(table: Any, path: Path) -> None:
-    """Write under another name first: what is interrupted leaves no broken file behind."""
+class _WriteError(Exception):
+    """The cache file cannot be written."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _write(tables: Iterator[Any], path: Path, mark: bytes) -> None:
+    """Write under another name first: what is interrupted leaves no broken file behind.
+
+    Raises:
+        _WriteError: If the disk refuses; what else goes wrong comes from the tables.
+    """
     with NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as partial:
+        writer: Any = None
         try:
-            parquet.write_table(table, partial, compression="zstd", write_page_checksum=True)
-            partial.close()
-            Path(partial.name).replace(path)
+            for table in tables:
+                with _as_write_error():
+                    if writer is None:
+                        schema = _schema(table).with_metadata({_MARK: mark})
+                        writer = parquet.ParquetWriter(partial, schema, compression="zstd", write_page_checksum=True)
+                    writer.write_table(_fitted(table, schema))
+            with _as_write_error():
+                writer.close()
+                partial.close()
+                Path(partial.name).replace(path)
         except BaseException:
+            with suppress(OSError):
+                if writer is not None:
+                    writer.close()
             Path(partial.name).unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def _as_write_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _WriteError(error) from error
+
+
+def _schema(first: Any) -> Any:
+    """Of the file: the first table's; a column that it has no value of is text."""
+    fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in first.schema]
+    return pa.schema(fields)
+
+
+def _fitted(table: Any, schema: Any) -> Any:
+    """A later table in the form of the first: files may differ in optional columns."""
+    columns = [table[name] if name in table.column_names else pa.nulls(table.num_rows) for name in schema.names]
+    return pa.table(dict(zip(schema.names, columns, strict=True))).cast(schema)

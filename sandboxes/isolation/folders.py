@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-__all__ = ["make_folder", "remove"]
+__all__ = ["is_larger", "make_folder", "remove"]
 
 _PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 _MOST_ROUNDS = 10_000
@@ -27,6 +27,32 @@ def make_folder(*places: str) -> str:
             continue
         return path
     raise OSError("there is no place for a working directory")
+
+
+def is_larger(path: str, size_bytes: int, entries: int) -> bool:
+    """Whether a folder holds more than so many bytes on the disk, or so many files and folders."""
+    waiting = [path]
+    size = count = 0
+    while waiting:
+        folder = waiting.pop()
+        try:
+            found = list(os.scandir(folder))
+        except PermissionError:
+            with suppress(OSError):
+                os.chmod(folder, 0o700)  # what is locked would not be counted
+                waiting.append(folder)
+            continue
+        except OSError:
+            continue  # gone by now
+        for entry in found:
+            count += 1
+            with suppress(OSError):
+                size += entry.stat(follow_symlinks=False).st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+            if count > entries or size > size_bytes:
+                return True
+    return False
 
 
 def remove(path: str) -> None:

@@ -7,14 +7,15 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["FILE_BYTES", "RESERVE_BYTES", "base_bytes", "enter", "lift_memory"]
+__all__ = ["FILE_BYTES", "RESERVE_BYTES", "base_bytes", "enter", "lift_memory", "tasks_of"]
 
 FILE_BYTES = 16 << 20
 """Of one file, and of the whole working directory."""
 RESERVE_BYTES = 16 << 20
 """Above the soft limit of memory; so that the traceback of a MemoryError can be written."""
 _OPEN_FILES = 64
-_THREADS = 64
+THREADS = 64
+"""Of one program."""
 _STACK_BYTES = 64 << 20
 _FALLBACK_BASE_BYTES = 64 << 20
 _SIGPENDING, _MSGQUEUE = 11, 12  # not every Python has the names
@@ -29,19 +30,29 @@ def base_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def enter(memory_bytes: int, cpu_seconds: int, *, threads: bool = True) -> None:
+def tasks_of(uid: int) -> int:
+    """How many processes and threads a user has on this machine; 0 where that cannot be seen."""
+    count = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            if folder.stat().st_uid == uid:
+                count += int((folder / "stat").read_text(encoding="ascii").rpartition(")")[2].split()[17])
+    return count
+
+
+def enter(memory_bytes: int, cpu_seconds: int, *, tasks: int | None) -> None:
     """Limit this process, for good.
 
     Args:
         memory_bytes: Of address space, with the base; `RESERVE_BYTES` come on top.
         cpu_seconds: A backstop only: the supervisor's clock is the limit.
-        threads: Whether to limit the number of the user's threads, which the kernel counts by user.
+        tasks: Of the processes and threads that its user may have; None for no limit.
     """
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, FILE_BYTES)
     _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
-    if threads:
-        _limit(resource.RLIMIT_NPROC, _THREADS)
+    if tasks is not None:
+        _limit(resource.RLIMIT_NPROC, tasks)
     _limit(resource.RLIMIT_MEMLOCK, 0)
     _limit(_MSGQUEUE, 0)  # a queue would outlive the program
     _limit(_SIGPENDING, 256)

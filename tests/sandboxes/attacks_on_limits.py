@@ -220,6 +220,7 @@ add(
         print(f"BREACH: {total >> 20} MiB on disk")
     """,
     OK,
+    OUTPUT_LIMIT,
     ERROR,
     MEMORY,
     TIMEOUT,
@@ -241,6 +242,7 @@ add(
         print(f"BREACH: {count} files")
     """,
     OK,
+    OUTPUT_LIMIT,
     ERROR,
     TIMEOUT,
     timeout_seconds=5.0,

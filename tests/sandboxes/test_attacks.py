@@ -16,15 +16,6 @@ from tests.sandboxes.unsafe import UnsafeSubprocessSandbox
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-_NO_QUOTA = "without a mount of its own a job has no quota: only each file and its time are bounded"
-GAPS = {
-    ("landlock", "root", "disk fill"): _NO_QUOTA,
-    ("landlock", "nobody", "disk fill"): _NO_QUOTA,
-    ("landlock", "root", "inode fill"): _NO_QUOTA,
-    ("landlock", "nobody", "inode fill"): _NO_QUOTA,
-    ("landlock", "root", "thread bomb"): "no limit of processes binds root; the limit of memory does",
-}
-"""What a tier is known not to hold: (tier, user, attack), and why. It must then fail."""
 _WALLS_OF_BOTH = (
     *("disk fill", "inode fill", "files of others", "/proc", "TCP", "UDP", "unix socket", "abstract unix socket"),
     *("vsock", "another program", "kernel: io_uring", "kernel: keyring", "kernel: ptrace", "kernel: user namespace"),
@@ -69,13 +60,11 @@ def _needs_a_container():
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 @pytest.mark.parametrize("user", ["root", "nobody"])
 @pytest.mark.parametrize("tier", ["namespaces", "landlock"])
-def test_local(request, tier, user, attack):
+def test_local(tier, user, attack):
     pytest.importorskip("sandboxes.local")
     problems = report(f"local:{tier}", user)[attack.name]
     if problems and problems[0].startswith("skipped: "):
         pytest.skip(problems[0].removeprefix("skipped: "))
-    if (tier, user, attack.name) in GAPS:
-        request.applymarker(pytest.mark.xfail(reason=GAPS[tier, user, attack.name], strict=True))
     assert problems == []
 
 
