@@ -230,13 +230,31 @@ def test_missing_columns_and_files(hub, tmp_path):
     assert not cache_path(SOURCE, "train").exists()
 
 
+def test_the_lines_of_a_large_file_are_not_held_in_memory_at_once(hub, monkeypatch):
+    monkeypatch.setattr("llm_envs.datasets.hub._BATCH_BYTES", 200)
+    tables: list[int] = []
+    write = parquet.ParquetWriter.write_table
+
+    def counted(self, table, *args, **kwargs):
+        tables.append(table.num_rows)
+        return write(self, table, *args, **kwargs)
+
+    monkeypatch.setattr(parquet.ParquetWriter, "write_table", counted)
+    rows = rows_of(range(50))
+    hub.files["test.jsonl"] = "\n".join(map(json.dumps, rows)).encode()
+    assert list(load_rows(SOURCE, split="test")) == rows
+    assert sum(tables) == 50
+    assert len(tables) >= 10
+    assert max(tables) < 10
+
+
 def test_a_download_that_breaks_leaves_nothing_behind(hub, monkeypatch):
     hub.files["test.jsonl"] = json.dumps(rows_of([1])[0]).encode()
 
     def full_disk(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("llm_envs.datasets.hub.parquet.write_table", full_disk)
+    monkeypatch.setattr("llm_envs.datasets.hub.parquet.ParquetWriter.write_table", full_disk)
     with pytest.warns(UserWarning, match=r"owner/toy is kept in memory .* \(disk full\); LLM_ENVS_CACHE names another"):
         rows = load_rows(SOURCE, split="test")
     assert list(rows) == rows_of([1])
