@@ -27,7 +27,11 @@ BACKENDS = {
     "fusion": "sandboxes.fusion:FusionSandbox",
     "modal": "sandboxes.modal:ModalSandbox",
 }
-_AUTO = ("local", "docker")
+_AUTO: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("local", {"tier": "namespaces"}),
+    ("docker", {}),
+    ("local", {"tier": "landlock"}),
+)
 """What needs no account and no server, the strongest first."""
 
 
@@ -35,8 +39,9 @@ def make(name: str = "auto", **options: Any) -> Sandbox:
     """Make a sandbox.
 
     Args:
-        name: A key of `BACKENDS`, or ``auto``: the first of local and docker that works here.
-        **options: Of the backend's class.
+        name: A key of `BACKENDS`, or ``auto``, the strongest that works here: local in namespaces, docker, local behind
+            Landlock. `Sandbox.describe` says which.
+        **options: Of the backend's class; of ``auto``, those that both local and docker have.
 
     Raises:
         ValueError: If the name is not known.
@@ -45,9 +50,9 @@ def make(name: str = "auto", **options: Any) -> Sandbox:
     if name != "auto":
         return _backend(name)(**options)
     reasons = []
-    for candidate in _AUTO:
+    for candidate, strength in _AUTO:
         try:
-            return _backend(candidate)(**options)
+            return _backend(candidate)(**strength, **options)
         except SandboxUnavailableError as error:
             reasons.append(f"{candidate}: {error}")
     raise SandboxUnavailableError("no sandbox works here; " + "; ".join(reasons))

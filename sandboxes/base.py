@@ -36,7 +36,7 @@ class Status(StrEnum):
     MEMORY = "memory"
     """Out of memory: a MemoryError that nobody caught, or killed for it."""
     OUTPUT_LIMIT = "output_limit"
-    """Killed because it wrote more than `MAX_OUTPUT_BYTES`."""
+    """Killed because it wrote more than `MAX_OUTPUT_BYTES`, or too many files where nothing else would stop it."""
     INFRA_ERROR = "infra_error"
     """Not the program's doing: the sandbox failed, after retries."""
 

@@ -68,9 +68,9 @@ class LocalSandbox(Sandbox):
       holds read-only system libraries and Python, no /proc, a working directory of 16 MiB in memory, no capability, and
       a list of allowed system calls.
     - ``landlock``: where namespaces are refused (in a container). Files outside of Python and the working directory
-      cannot be opened, other processes cannot be signalled, there are no sockets but pairs. It does not limit the size
-      of the working directory as a whole (on the disk, in the folder for temporary files) nor, where Python cannot be
-      read by an ordinary user, root's number of threads; and a program may learn that files exist.
+      cannot be opened, other processes cannot be signalled, there are no sockets but pairs. The working directory lies
+      on the disk; it is looked at every 10 ms, and a program that overfills it is killed (``output_limit``). Threads
+      are limited for all programs of a user together. A program may learn that files exist.
     - ``unsafe``: limits of resources only, for programs that you trust.
 
     It may be used from any thread, in daemonic processes, and on both sides of a fork (each side starts its own).

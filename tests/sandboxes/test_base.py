@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any
 
 import pytest
 
@@ -64,19 +63,27 @@ def test_unknown_backends():
     assert list(BACKENDS) == ["local", "docker", "fusion", "modal"]
 
 
-def test_auto_takes_the_first_that_works(monkeypatch):
-    def unavailable(**options):
-        raise SandboxUnavailableError("not on this machine")
+def test_auto_takes_the_strongest_that_works(monkeypatch):
+    works: set[str] = set()
 
-    made: dict[str, Any] = {"local": unavailable, "docker": FakeSandbox}
-    monkeypatch.setattr(sandboxes, "_backend", lambda name: made[name])
-    assert isinstance(make(), FakeSandbox)
-    made["local"] = FakeSandbox
-    made["docker"] = unavailable
-    assert isinstance(make("auto", script=["x"]), FakeSandbox)
-    made["local"] = unavailable
-    with pytest.raises(SandboxUnavailableError, match=r"local: not on this machine; docker: not on this machine"):
+    def backend(name):
+        def made(*, tier="", preload=()):
+            if name + tier not in works:
+                raise SandboxUnavailableError(f"no {tier or 'engine'} on this machine")
+            return FakeSandbox([f"{name} {tier} {preload}"])
+
+        return made
+
+    monkeypatch.setattr(sandboxes, "_backend", backend)
+    reasons = (
+        "local: no namespaces on this machine; docker: no engine on this machine; local: no landlock on this machine"
+    )
+    with pytest.raises(SandboxUnavailableError, match=f"no sandbox works here; {reasons}"):
         make("auto")
+    for name, said in (("local landlock", "local landlock ()"), ("docker", "docker  ()"), ("local namespaces", "")):
+        works.add(name.replace(" ", ""))
+        assert make().run("").stdout == (said or "local namespaces ()")
+    assert make("auto", preload=("numpy",)).run("").stdout == "local namespaces ('numpy',)"
 
 
 def test_run_passes_everything_on():
