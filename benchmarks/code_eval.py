@@ -31,6 +31,7 @@ from typing import Any
 from benchmarks import evaluate_model
 from benchmarks.evaluate_model import Summary
 from benchmarks.results import append_row
+from llm_envs.coding.extraction import in_a_block
 from trainers.config import ConfigError
 from trainers.recipes.cli import run_recipe
 
@@ -202,7 +203,7 @@ def judge(config: Config, solution: Solution) -> Judged:
     try:
         env.reset(options={"index": 0})
         started = time.perf_counter()
-        info = env.step(f"```python\n{solution.code}\n```")[4]
+        info = env.step(in_a_block(solution.code))[4]
         return Judged(solution, str(info["verdict"]), time.perf_counter() - started)
     finally:
         env.close()

@@ -69,8 +69,10 @@ class LocalSandbox(Sandbox):
       a list of allowed system calls.
     - ``landlock``: where namespaces are refused (in a container). Files outside of Python and the working directory
       cannot be opened, other processes cannot be signalled, there are no sockets but pairs. The working directory lies
-      on the disk; it is looked at every 10 ms, and a program that overfills it is killed (``output_limit``). Threads
-      are limited for all programs of a user together. A program may learn that files exist.
+      on the disk; it is looked at every 10 ms, and a program that overfills it is killed (``output_limit``); files that
+      it has unlinked but holds open are not seen. It cannot change modes and times of files. Threads are limited for
+      all programs of a user together. A program may learn that files exist. As root with a Python that only root can
+      read, programs stay root, without any capability.
     - ``unsafe``: limits of resources only, for programs that you trust.
 
     It may be used from any thread, in daemonic processes, and on both sides of a fork (each side starts its own).
@@ -192,9 +194,9 @@ class LocalSandbox(Sandbox):
         There is always one more than are at work. It gets ready while the others run programs, and as those that come
         back queue up behind it, even one program after the other never waits for namespaces to be made.
         """
-        if self._closed:
-            raise RuntimeError("the sandbox is closed")
         with self._lock:
+            if self._closed:
+                raise RuntimeError("the sandbox is closed")
             if self._zygote is not None and not self._zygote.alive():
                 self._zygote.stop()
                 self._zygote = None
@@ -241,7 +243,7 @@ class _Zygote:
             self.socket.close()
             raise _FailedError(f"cannot start {python}: {error}") from error
         self._scratch: list[str] = []
-        self._end = weakref.finalize(self, _end, self._process, self.socket, self._scratch)
+        self._end = weakref.finalize(self, _end, os.getpid(), self._process, self.socket, self._scratch)
         config = {"tier": tier, "preload": list(preload), "paths": list(paths)}
         try:
             self.socket.settimeout(_START_SECONDS)
@@ -274,7 +276,9 @@ class _Zygote:
         self._process.returncode = 0  # or Popen would warn of a child that is not ours
 
 
-def _end(process: subprocess.Popen[bytes], channel: socket.socket, scratch: list[str]) -> None:
+def _end(owner: int, process: subprocess.Popen[bytes], channel: socket.socket, scratch: list[str]) -> None:
+    if os.getpid() != owner:
+        return  # a forked child's copy
     with suppress(OSError):
         channel.shutdown(socket.SHUT_RDWR)  # closing is not enough: a forked child may hold a copy
     channel.close()
@@ -293,7 +297,11 @@ class _Supervisor:
 
     def __init__(self, zygote: _Zygote, number: int) -> None:
         self.zygote, self._number = zygote, number
-        self._socket, theirs = socket.socketpair()
+        self.process = os.getpid()
+        try:
+            self._socket, theirs = socket.socketpair()
+        except OSError as error:
+            raise _FailedError(f"no socket: {error}") from error
         with theirs:
             try:
                 socket.send_fds(zygote.socket, [json.dumps({"supervisor": number}).encode()], [theirs.fileno()])
@@ -374,6 +382,7 @@ class _LocalSession(Session):
         return _attempts(lambda: self._run(job), self._local)
 
     def _run(self, job: Job) -> RunResult:
+        self._forget_after_fork()
         if self._supervisor is None:
             self._supervisor = self._local._take()
         try:
@@ -383,9 +392,16 @@ class _LocalSession(Session):
             supervisor.close()
             raise
 
+    def _forget_after_fork(self) -> None:
+        """In a forked child the supervisor is the parent's: its answers are not for us."""
+        if self._supervisor is not None and self._supervisor.process != os.getpid():
+            self._supervisor.forget()
+            self._supervisor = None
+
     def close(self) -> None:
         """Let the next one have the supervisor."""
         self._closed = True
+        self._forget_after_fork()
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is not None:
             supervisor.end_session()

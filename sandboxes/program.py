@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import builtins
+import gc
+import io
 import linecache
 import os
 import signal
@@ -20,6 +22,7 @@ from sandboxes.isolation import limits
 # module had when they were defined.
 globals()["__builtins__"] = dict(vars(builtins))
 _exit, _kill, _getpid, _write = os._exit, os.kill, os.getpid, os.write
+_collect = gc.collect
 
 __all__ = ["OUT_OF_MEMORY", "become_program", "prepare_streams"]
 
@@ -40,20 +43,23 @@ def become_program(code: bytes) -> NoReturn:
 def _run(code: bytes) -> int:
     """Run the source and everything that Python runs after it; returns the exit code."""
     main = ModuleType("__main__")
-    main.__dict__.update(__builtins__=builtins, __annotations__={}, __file__=_FILE)
+    main.__dict__.update(__builtins__=builtins, __file__=_FILE)
+    if sys.version_info < (3, 14):
+        main.__dict__.update(__annotations__={})
     sys.modules["__main__"] = main
     sys.argv = [_FILE]
     sys.path.insert(0, os.getcwd())  # noqa: PTH109
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # As text, so that a coding cookie means nothing; surrogates come through, for Python to complain of.
     text = code.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
-    linecache.cache[_FILE] = (len(text), None, text.splitlines(keepends=True), _FILE)
+    linecache.cache[_FILE] = (len(text), None, io.StringIO(text).readlines(), _FILE)
     status = 0
     try:
         exec(compile(text, _FILE, "exec", dont_inherit=True), main.__dict__)
     except BaseException as error:
         status = _report(error)
-    return _finish(main, status)
+    del main  # its end shall be that of what it holds
+    return _finish(status)
 
 
 def prepare_streams() -> None:
@@ -96,10 +102,10 @@ def _report(error: BaseException) -> int:
     except BaseException:
         pass
     if isinstance(error, MemoryError):
-        _flush()
+        _flush(sys.stdout, sys.stderr)
         _die(OUT_OF_MEMORY)
     if isinstance(error, KeyboardInterrupt):
-        _flush()
+        _flush(sys.stdout, sys.stderr)
         _die(signal.SIGINT)
     return 1
 
@@ -115,30 +121,32 @@ def _exit_code(code: Any) -> int:
     if code is None:
         return 0
     if isinstance(code, int):
-        return code & 0xFF
+        return code & 0xFF if -(1 << 63) <= code < 1 << 63 else 0xFF
     with suppress(BaseException):
         print(code, file=sys.stderr)  # noqa: T201
     return 1
 
 
-def _finish(main: ModuleType, status: int) -> int:
-    """What the interpreter does at its end: other threads, exit handlers, destructors, flushing."""
+def _finish(status: int) -> int:
+    """What the interpreter does at its end: other threads, exit handlers, flushing, destructors, flushing."""
     for step in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
         try:
             step()
         except BaseException as error:
             _report(error)
-    good = _flush()  # as Python does: before globals go, which a stream of the program's own may need
+    good = _flush(sys.stdout, sys.stderr)
     with suppress(BaseException):
-        main.__dict__.clear()  # closes, and so flushes, files that the program left open
+        sys.modules.pop("__main__", None)
+        _collect()  # closes, and so flushes, files that the program left open
+    _flush(sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
     return status if good else status or 120
 
 
-def _flush() -> bool:
+def _flush(*streams: Any) -> bool:
     good = True
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams:
         try:
-            if stream is not None and not stream.closed:
+            if stream is not None and not getattr(stream, "closed", False):
                 stream.flush()
         except BaseException:
             good = False

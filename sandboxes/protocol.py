@@ -31,6 +31,7 @@ __all__ = [
 
 REQUEST = struct.Struct(">dBIQQQQ")
 REPLY = struct.Struct(">BidQQ")
+_MAX_MEMORY_MB = 1 << 30
 FAILED = "failed"
 """Not the program's doing; what would be its stderr says why."""
 STATUSES = ("ok", "error", "timeout", "memory", "output_limit", FAILED)
@@ -61,7 +62,7 @@ def pack_request(
     named = [(name, len(content)) for name, content in zip(files, contents, strict=True)]
     names = json.dumps(named).encode("ascii") if named else b""
     parts = program, text, names, b"".join(contents)
-    return b"".join((REQUEST.pack(timeout_seconds, order, memory_mb, *map(len, parts)), *parts))
+    return b"".join((REQUEST.pack(timeout_seconds, order, min(memory_mb, _MAX_MEMORY_MB), *map(len, parts)), *parts))
 
 
 def unpack_files(names: bytes, contents: bytes) -> dict[str, bytes]:

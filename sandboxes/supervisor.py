@@ -176,6 +176,8 @@ class Supervisor:
         for _, end in pipes:
             os.close(end)
         *read_ends, ready = (end for end, _ in pipes)
+        for end in read_ends:
+            os.set_blocking(end, False)
         self._sizes = [0, 0]
         reason: str | None = FAILED
         try:
@@ -243,7 +245,10 @@ class Supervisor:
 
     def _take(self, read_end: int, index: int) -> int:
         used = self._sizes[index]
-        count = os.readv(read_end, [self._outputs[index][used : min(used + _CHUNK, MAX_OUTPUT_BYTES + 1)]])
+        try:
+            count = os.readv(read_end, [self._outputs[index][used : min(used + _CHUNK, MAX_OUTPUT_BYTES + 1)]])
+        except BlockingIOError:
+            return 0  # somebody dead still holds the other end, in a message under way
         self._sizes[index] += count
         return count
 
@@ -292,8 +297,9 @@ def become(birth: Birth) -> NoReturn:
             code, stdin, names, contents = (_received(requests, length) for length in lengths)
             for number, stream in enumerate((_stdin(stdin), stdout, stderr)):
                 os.dup2(stream, number)
-            if random := sys.modules.get("random"):
-                random.seed()
+            for name in ("random", "numpy.random"):
+                if module := sys.modules.get(name):
+                    module.seed()
             os.setsid()  # or a signal to its process group would reach us
             cage.enter()
             if names:

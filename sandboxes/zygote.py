@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -39,6 +40,8 @@ __all__ = ["main"]
 
 _MAX_MESSAGE_BYTES = 1 << 16
 _PR_SET_DUMPABLE = 4
+_LANDLOCK_OF_TRUNCATE = 3
+_MOST_DESCRIPTORS = 4096
 _SPARE_TASKS = 512
 """Processes and threads of a user, for all his programs together and whatever else he starts."""
 _FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
@@ -165,7 +168,7 @@ def _become_ready(config: dict[str, Any]) -> _Ready:
         FolderCage,
         scratch,
         machine=machine if filtered else "",
-        landlock_version=landlock.abi_version() if tier == "landlock" else 0,
+        landlock_version=_landlock_version() if tier == "landlock" else 0,
         drop_user=root and _nobody_can_read(readable),
         readable=readable_ends,
         devices=devices,
@@ -173,6 +176,13 @@ def _become_ready(config: dict[str, Any]) -> _Ready:
         tasks=limits.tasks_of(namespaces.NOBODY if root else os.getuid()) + _SPARE_TASKS,
     )
     return _Ready(make_cage, {*readable_ends, *devices}, dumpable=False, scratch=scratch)
+
+
+def _landlock_version() -> int:
+    version = landlock.abi_version()
+    if version < _LANDLOCK_OF_TRUNCATE:
+        raise OSError("Landlock of Linux 6.2 is needed: before, it let any file be truncated")
+    return version
 
 
 def _in_namespaces(machine: str, readable: list[str], root: bool) -> _Ready:
@@ -224,13 +234,14 @@ def _user_namespaces_work(proc: int) -> bool:
 
 def _nobody_can_read(folders: list[str]) -> bool:
     """Whether Python would work as an ordinary user: some live in the home directory of root."""
+    there = [path for path in folders if path.startswith(sys.prefix + "/lib/") and os.path.isdir(path)]  # noqa: PTH112
     pid = os.fork()
     if pid == 0:
         readable = False
         try:
             os.setresgid(namespaces.NOBODY, namespaces.NOBODY, namespaces.NOBODY)
             os.setresuid(namespaces.NOBODY, namespaces.NOBODY, namespaces.NOBODY)
-            readable = all(os.access(path, os.R_OK) for path in folders if path.startswith(sys.prefix + "/lib/"))
+            readable = all(os.access(path, os.R_OK | os.X_OK) for path in there)
         finally:
             os._exit(0 if readable else 1)
     return os.waitpid(pid, 0)[1] == 0
@@ -246,6 +257,17 @@ def _supervisor(control: int, ready: _Ready) -> Supervisor:
     return Supervisor(control, control, ready.make_cage())
 
 
+def _forget_inherited() -> None:
+    """What survives an exec: signals that are ignored or blocked; and a limit of descriptors, for all are closed."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
+        # SIGINT, too: a handler would let a program's signal reach process 1.
+        with suppress(OSError):
+            signal.signal(number, signal.SIG_DFL)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, _MOST_DESCRIPTORS), hard))
+
+
 def main() -> Supervisor | None:
     """Serve the client whose socket is the descriptor in argv.
 
@@ -255,7 +277,7 @@ def main() -> Supervisor | None:
     import gc
 
     client = socket.socket(fileno=int(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a handler would let a program's signal reach process 1
+    _forget_inherited()
     config = json.loads(client.recv(_MAX_MESSAGE_BYTES))
     try:
         ready = _become_ready(config)

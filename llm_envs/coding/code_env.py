@@ -170,6 +170,8 @@ class CodeEnv(TextEnv):
             reply = "There is no fenced code block in your answer. Answer once more." if trial else ""
             # A broken row is ours, whatever was answered to it.
             unscorable = self._problem.broken is not None or not self._problem.tests
+            if unscorable:
+                self._report["reason"] = self._problem.broken or "there are no tests"
             penalty = 0.0 if unscorable or not self.format_coef else -self.format_coef
             verdict = Verdict.UNSCORABLE if unscorable else Verdict.UNPARSED
             return Outcome(reply, verdict, {**none, "format": penalty}, terminated=not trial)

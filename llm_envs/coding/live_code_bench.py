@@ -45,7 +45,8 @@ class LiveCodeBenchEnv(DatasetCodeEnv):
 
     1,055 tasks from May 2023 on, all in split ``test``. Programs read standard input, or complete a class ``Solution``.
     Hidden are the private and the public tests, public the latter. Before every program runs what LiveCodeBench itself
-    runs: ``from math import *`` and the like, and a greater limit of recursion. A line of numbers is compared by value.
+    runs: ``from math import *`` and the like, and a greater limit of recursion. A line of numbers is compared by value,
+    and white space around a line does not count.
 
     Args:
         start: The first day of the contests, as ``"2024-08-01"`` or a date; None: from the first on.
@@ -84,7 +85,7 @@ class LiveCodeBenchEnv(DatasetCodeEnv):
             starter_code=str(row["starter_code"] or ""),
             public_tests=public,
             prelude=PRELUDE,
-            rule=OutputRule(by_value=True),
+            rule=OutputRule(by_value=True, ignore_indent=True),
             reference=read_reference(row),
         )
 

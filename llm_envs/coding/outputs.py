@@ -16,12 +16,14 @@ class OutputRule:
     Attributes:
         ignore_case: Whether upper and lower case are the same.
         by_value: Whether lines of nothing but numbers are compared by value: ``1.0`` is ``1``.
+        ignore_indent: Whether white space before a line does not count either.
         ignore_blank: Whether white space before a line, and empty lines, do not count either.
         tolerance: How far a number may be off, relative to the expected one or, below 1, absolutely; None: not at all.
     """
 
     ignore_case: bool = False
     by_value: bool = False
+    ignore_indent: bool = False
     ignore_blank: bool = False
     tolerance: float | None = None
 
@@ -46,7 +48,7 @@ def _lines(text: str, rule: OutputRule) -> list[str]:
     lines = text.strip().split("\n")
     if rule.ignore_blank:
         return [line.strip() for line in lines if line.strip()]
-    return [line.rstrip() for line in lines]
+    return [line.strip() if rule.ignore_indent else line.rstrip() for line in lines]
 
 
 def _equal_numbers(line: str, wanted_line: str, rule: OutputRule) -> bool:

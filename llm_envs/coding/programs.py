@@ -163,7 +163,7 @@ def stdin_program(code: str, prelude: str) -> str:
     if not prelude:
         return code
     if "__future__" in code:  # must stand first, which in a source of its own it does
-        return f"{prelude}\nexec(compile({code!r}, 'main.py', 'exec'), globals())\n"
+        return f"{prelude}\nimport builtins; builtins.exec(builtins.compile({code!r}, 'main.py', 'exec'), globals())\n"
     return f"{prelude}\n{code}"
 
 

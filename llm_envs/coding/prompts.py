@@ -14,7 +14,7 @@ _BLOCK = """one fenced block, like this:
 # your program
 ```
 
-Only the last fenced block of your answer counts."""
+Only the last fenced block of your answer counts. Of modules there is Python's standard library."""
 _SHOWN_CHARACTERS = 1000
 
 

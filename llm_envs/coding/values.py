@@ -11,7 +11,8 @@ __all__ = ["MAX_DEPTH", "MAX_VALUE_CHARACTERS", "UnreadableValueError", "equals"
 MAX_VALUE_CHARACTERS = 1 << 20
 MAX_DEPTH = 100
 _MAX_INNER_ITEMS = 100  # of a set within a set, which no expected value limits; hashes can be made to collide
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+# One that is never closed is taken to the end: to try from each of its quotes again would take quadratic time.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
 _BRACKET = re.compile(r"[\[\]{}]")
 
 

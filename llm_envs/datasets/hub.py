@@ -68,6 +68,12 @@ def rows_from_hub(source: DatasetSource, split: str) -> Rows:
             with closing(_read(source, split, f"in {path}")) as tables:
                 _write(tables, path, mark)
             return open_rows(path, source.columns, source.optional_columns)
+        except _UnfitError:  # of so many kinds that no part shows what the whole is like
+            with closing(_read(source, split, f"in {path}")) as tables:
+                whole = pa.concat_tables(tables, promote_options="permissive")
+            with suppress(_WriteError):
+                _write(iter([whole]), path, mark)
+                return open_rows(path, source.columns, source.optional_columns)
         except _WriteError as error:  # such as a full disk
             refusal = error.reason
     with closing(_read(source, split, "in memory")) as tables:
@@ -82,8 +88,14 @@ def rows_from_hub(source: DatasetSource, split: str) -> Rows:
 
 def _mark(source: DatasetSource, split: str) -> bytes:
     """What the cache file was made from."""
-    columns = [*source.columns, *source.optional_columns]
-    return json.dumps([source.hub_id, source.revision, source.hub_files[split], columns]).encode()
+    made = {
+        "form": 2,  # of the cache file
+        "hub_id": source.hub_id,
+        "revision": source.revision,
+        "files": source.hub_files[split],
+        "columns": [*source.columns, *source.optional_columns],
+    }
+    return json.dumps(made).encode()
 
 
 def _check_reachable() -> None:
@@ -144,6 +156,10 @@ def _read_jsonl(files: Any, name: str, source: DatasetSource) -> Iterator[Any]:
             if not line.strip():
                 continue
             row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(  # noqa: TRY004 (of data, not of an argument)
+                    f"{name}: a line is no object but {type(row).__name__}"
+                )
             missing = [column for column in source.columns if column not in row]
             if missing:
                 raise ValueError(f"{name}: no column {missing}")
@@ -154,6 +170,8 @@ def _read_jsonl(files: Any, name: str, source: DatasetSource) -> Iterator[Any]:
                 rows, size = [], 0
         if rows:
             yield _table(rows, columns)
+        elif not stream.tell():
+            raise ValueError(f"{name} is empty")
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Any:
@@ -183,6 +201,10 @@ def _refusal(folder: Path) -> OSError | None:
     return None
 
 
+class _UnfitError(Exception):
+    """A later part does not have the form of the first."""
+
+
 class _WriteError(Exception):
     """The cache file cannot be written."""
 
@@ -197,25 +219,26 @@ def _write(tables: Iterator[Any], path: Path, mark: bytes) -> None:
     Raises:
         _WriteError: If the disk refuses; what else goes wrong comes from the tables.
     """
-    with NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as partial:
-        writer: Any = None
-        try:
-            for table in tables:
-                with _as_write_error():
-                    if writer is None:
-                        schema = _schema(table).with_metadata({_MARK: mark})
-                        writer = parquet.ParquetWriter(partial, schema, compression="zstd", write_page_checksum=True)
-                    writer.write_table(_fitted(table, schema))
+    partial = NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False)  # noqa: SIM115
+    writer: Any = None
+    try:
+        for table in tables:
             with _as_write_error():
-                writer.close()
-                partial.close()
-                Path(partial.name).replace(path)
-        except BaseException:
-            with suppress(OSError):
-                if writer is not None:
-                    writer.close()
-            Path(partial.name).unlink(missing_ok=True)
-            raise
+                if writer is None:
+                    schema = _schema(table).with_metadata({_MARK: mark})
+                    writer = parquet.ParquetWriter(partial, schema, compression="zstd", write_page_checksum=True)
+                writer.write_table(_fitted(table, schema))
+        with _as_write_error():
+            writer.close()
+            partial.close()
+            Path(partial.name).replace(path)
+    except BaseException:
+        for end in (writer, partial):
+            with suppress(OSError):  # a full disk says so once more
+                if end is not None:
+                    end.close()
+        Path(partial.name).unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -227,12 +250,22 @@ def _as_write_error() -> Iterator[None]:
 
 
 def _schema(first: Any) -> Any:
-    """Of the file: the first table's; a column that it has no value of is text."""
-    fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in first.schema]
-    return pa.schema(fields)
+    """Of the file: the first table's; what it has no value of is text, until a later one says otherwise."""
+    return pa.schema(
+        [(field.name, pa.string() if pa.types.is_null(field.type) else field.type) for field in first.schema]
+    )
 
 
 def _fitted(table: Any, schema: Any) -> Any:
-    """A later table in the form of the first: files may differ in optional columns."""
+    """A later table in the form of the first.
+
+    Raises:
+        _UnfitError: If it cannot be brought into it.
+    """
+    if not set(table.column_names) <= set(schema.names):
+        raise _UnfitError
     columns = [table[name] if name in table.column_names else pa.nulls(table.num_rows) for name in schema.names]
-    return pa.table(dict(zip(schema.names, columns, strict=True))).cast(schema)
+    try:
+        return pa.table(dict(zip(schema.names, columns, strict=True))).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise _UnfitError from error

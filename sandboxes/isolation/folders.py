@@ -12,6 +12,8 @@ __all__ = ["is_larger", "make_folder", "remove"]
 
 _PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 _MOST_ROUNDS = 10_000
+_MOST_LEVELS = 40
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def make_folder(*places: str) -> str:
@@ -30,29 +32,42 @@ def make_folder(*places: str) -> str:
 
 
 def is_larger(path: str, size_bytes: int, entries: int) -> bool:
-    """Whether a folder holds more than so many bytes on the disk, or so many files and folders."""
-    waiting = [path]
-    size = count = 0
-    while waiting:
-        folder = waiting.pop()
-        try:
-            found = list(os.scandir(folder))
-        except PermissionError:
-            with suppress(OSError):
-                os.chmod(folder, 0o700)  # what is locked would not be counted
-                waiting.append(folder)
-            continue
-        except OSError:
-            continue  # gone by now
-        for entry in found:
-            count += 1
-            with suppress(OSError):
-                size += entry.stat(follow_symlinks=False).st_blocks * 512
+    """Whether a folder holds more than so many bytes on the disk or so many files, or very deep or locked folders.
+
+    A program that changes it meanwhile leads nowhere else: links are not followed.
+    """
+    left = [size_bytes, entries]
+    try:
+        folder = os.open(path, _FOLDER)
+    except OSError:
+        return False
+    return _exceeds(folder, left, _MOST_LEVELS)
+
+
+def _exceeds(folder: int, left: list[int], levels: int) -> bool:
+    """Take what lies in a folder, whose descriptor is closed, off what is left."""
+    try:
+        for entry in list(os.scandir(folder)):
+            left[1] -= 1
+            with suppress(OSError):  # gone by now
+                left[0] -= entry.stat(follow_symlinks=False).st_blocks * 512
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-            if count > entries or size > size_bytes:
+                    inner = _opened(entry.name, folder) if levels else None
+                    if inner is None or _exceeds(inner, left, levels - 1):
+                        return True
+            if min(left) < 0:
                 return True
-    return False
+        return False
+    finally:
+        os.close(folder)
+
+
+def _opened(name: str, folder: int) -> int | None:
+    """None for a folder that was made locked, so that nobody could count what is in it."""
+    try:
+        return os.open(name, _FOLDER, dir_fd=folder)
+    except PermissionError:
+        return None
 
 
 def remove(path: str) -> None:

@@ -57,7 +57,9 @@ def enter(memory_bytes: int, cpu_seconds: int, *, tasks: int | None) -> None:
     _limit(_MSGQUEUE, 0)  # a queue would outlive the program
     _limit(_SIGPENDING, 256)
     _limit(resource.RLIMIT_CPU, cpu_seconds)
-    _limit(resource.RLIMIT_STACK, _STACK_BYTES)
+    # Only what is so to begin with: programs that recurse deeply raise it, and memory bounds it anyway.
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES if hard < 0 else min(_STACK_BYTES, hard), hard))
     hard = _limit(resource.RLIMIT_AS, memory_bytes + RESERVE_BYTES)
     resource.setrlimit(resource.RLIMIT_AS, (max(hard - RESERVE_BYTES, 0), hard))
 

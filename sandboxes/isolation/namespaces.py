@@ -86,6 +86,8 @@ def spawn(*, user_namespace: bool) -> tuple[int, int]:
     Raises:
         OSError: If the kernel refuses.
     """
+    if not hasattr(LIBC, "makecontext"):
+        raise OSError("the C library has no makecontext")
     flags = _NEWNS | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET | (_NEWUSER if user_namespace else 0)
     pidfd = ctypes.c_int(-1)
     pid: int = LIBC.clone(

@@ -85,10 +85,17 @@ def build(machine: str, *, only_pid: int | None = None) -> Filter:
     return program + _search(_ranges(allowed))
 
 
+_BEYOND_LANDLOCK = frozenset(
+    ("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "utimensat", "futimesat", "flock")
+)
+"""What Landlock lets through, on files anywhere."""
+
+
 def _plain(only_pid: int | None) -> tuple[str, ...]:
+    # sendmsg would let descriptors travel, and pipes live on in sockets that nobody holds.
     if only_pid is None:
-        return (*ALLOWED, "connect", "bind", "sendto", "sendmsg", "sendmmsg", "kill", "tkill", "tgkill")
-    return ALLOWED
+        return (*ALLOWED, "connect", "bind", "sendto", "kill", "tkill", "tgkill")
+    return tuple(name for name in ALLOWED if name not in _BEYOND_LANDLOCK)
 
 
 def _blocks(only_pid: int | None) -> dict[str, Filter]:

@@ -248,6 +248,46 @@ def test_the_lines_of_a_large_file_are_not_held_in_memory_at_once(hub, monkeypat
     assert max(tables) < 10
 
 
+def test_columns_that_only_a_later_file_has(hub, tmp_path):
+    early, late = rows_of(range(3)), [{**row, "level": "hard"} for row in rows_of(range(3, 6))]
+    bare = [{"question": row["question"], "answer": row["answer"]} for row in early]
+    hub.files["data/train-0.parquet"] = parquet_bytes(bare, folder=tmp_path)
+    hub.files["data/train-1.parquet"] = parquet_bytes(late, folder=tmp_path)
+    rows = load_rows(SOURCE, split="train")
+    assert [row.get("level") for row in rows] == [None] * 3 + ["hard"] * 3
+    assert list(cache_path(SOURCE, "train").parent.iterdir()) == [cache_path(SOURCE, "train")]
+
+
+def test_values_that_only_the_whole_shows_the_type_of(hub, monkeypatch):
+    monkeypatch.setattr("llm_envs.datasets.hub._BATCH_BYTES", 1)
+    rows = [{"question": "q", "answer": "a", "level": level} for level in (1, 2.5, None)]
+    hub.files["test.jsonl"] = "\n".join(map(json.dumps, rows)).encode()
+    assert [row["level"] for row in load_rows(SOURCE, split="test")] == [1.0, 2.5, None]
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "is empty"), ("[1]", "a line is no object but list")])
+def test_lines_that_are_no_rows(hub, text, message):
+    hub.files["test.jsonl"] = text.encode()
+    with pytest.raises(DataUnavailableError, match=message):
+        load_rows(SOURCE, split="test")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
+def test_a_disk_that_is_full(hub, monkeypatch, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=True)
+    try:
+        monkeypatch.setenv("LLM_ENVS_CACHE", str(small))
+        rows = [{"question": os.urandom(2000).hex(), "answer": str(i), "level": None} for i in range(100)]
+        hub.files["test.jsonl"] = "\n".join(map(json.dumps, rows)).encode()
+        with pytest.warns(UserWarning, match="is kept in memory"):
+            assert [row["answer"] for row in load_rows(SOURCE, split="test")] == [row["answer"] for row in rows]
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
 def test_a_download_that_breaks_leaves_nothing_behind(hub, monkeypatch):
     hub.files["test.jsonl"] = json.dumps(rows_of([1])[0]).encode()
 

@@ -259,6 +259,9 @@ add(
     except OSError as error:
         print(error.strerror)
     """,
+    OK,
+    ERROR,
+    OUTPUT_LIMIT,
 )
 add(
     "folders that cannot be opened",

@@ -28,6 +28,20 @@ def output(sandbox: Sandbox, code: str, **options) -> str:
     return result.stdout
 
 
+OWN_STREAM = """
+import os, sys
+class Out:
+    text = ""
+    def write(self, text):
+        self.text += text
+    def flush(self):
+        os.write(1, self.text.encode())
+        self.text = ""
+sys.stdout = Out()
+print("hi")
+"""
+
+
 class SandboxConformance:
     """Semantics that do not depend on how strong a sandbox is."""
 
@@ -63,6 +77,23 @@ class SandboxConformance:
         result = run(sandbox, f"import os, sys\nprint('before', flush=True)\n{code}\nprint('after')")
         assert (result.exit_code, result.stdout) == (exit_code, "before\n")
         assert result.status == ("error" if exit_code else "ok")
+
+    @pytest.mark.parametrize(
+        ("code", "stdout", "exit_code"),
+        [
+            ("class A:\n  def __del__(self): print('bye', h())\ndef h(): return 42\na = A()", "bye 42\n", 0),
+            ("import sys\nprint('x')\nsys.stdout = None", "x\n", 0),
+            ("import io, sys\nprint('x')\nsys.stdout = io.StringIO()", "x\n", 0),
+            ("out = open(1, 'w', closefd=False)\nout.write('hey')", "hey", 0),
+            (OWN_STREAM, "hi\n", 0),
+            ("def g():\n  try: yield\n  finally: print('end')\nx = g()\nnext(x)", "end\n", 0),
+            ("raise SystemExit(2**64)", "", 255),
+        ],
+        ids=["destructor", "no stdout", "other stdout", "file", "own stream", "generator", "large code"],
+    )
+    def test_its_end_is_that_of_any_python(self, sandbox, code, stdout, exit_code):
+        result = run(sandbox, code)
+        assert (result.stdout, result.exit_code) == (stdout, exit_code), result
 
     def test_the_message_of_sys_exit(self, sandbox):
         assert run(sandbox, "import sys\nsys.exit('gone')").stderr == "gone\n"

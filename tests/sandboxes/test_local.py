@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
@@ -221,8 +222,108 @@ print(len(names), sys.getrecursionlimit())
         for number in (signal.SIGKILL, signal.SIGRTMAX, signal.SIGRTMAX - 1, signal.SIGSYS):
             assert sandbox.run(code.format(int(number))).status in (Status.ERROR, Status.MEMORY)
 
+    def test_files_of_others_cannot_be_changed_in_any_way(self, sandbox, tmp_path):
+        victim = tmp_path / "victim"
+        victim.write_text("x")
+        if os.geteuid() == 0:
+            os.chown(victim, 65534, 65534)
+        for folder in (tmp_path, *tmp_path.parents):
+            if folder.stat().st_uid == os.getuid() and folder.name.startswith("pytest"):
+                folder.chmod(0o755)
+        before = victim.stat()
+        code = f"""
+import os
+for change in (lambda p: os.chmod(p, 0o6777), lambda p: os.utime(p, (1, 1)), lambda p: os.truncate(p, 0), os.unlink):
+    for path in ({str(victim)!r}, os.path.dirname(os.getcwd())):
+        try:
+            change(path)
+        except OSError:
+            continue
+        print("changed", path)
+"""
+        assert output(sandbox, code) == ""
+        after = victim.stat()
+        assert (after.st_mode, after.st_mtime, after.st_size) == (before.st_mode, before.st_mtime, before.st_size)
+
+    def test_an_output_that_outlives_its_program_keeps_nobody_waiting(self, sandbox):
+        code = """
+import os, socket
+a, b = socket.socketpair()
+for end in (a, b):
+    try:
+        socket.send_fds(end, [b"x"], [1, 2, a.fileno(), b.fileno()])
+    except OSError as error:
+        print(error.strerror)
+os._exit(0)
+"""
+        for _ in range(3):
+            began = time.monotonic()
+            assert sandbox.run(code, timeout_seconds=1.0).status in ("ok", "error")
+            assert time.monotonic() - began < 3
+
+    def test_what_the_client_does_with_signals_is_not_inherited(self):
+        code = """
+import signal, time
+fired = []
+signal.signal(signal.SIGALRM, lambda *_: fired.append(1))
+signal.setitimer(signal.ITIMER_REAL, 0.01)
+time.sleep(0.2)
+print(fired, signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)
+"""
+        kept = signal.signal(signal.SIGCHLD, signal.SIG_IGN), signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        try:
+            with make("namespaces") as sandbox:
+                assert output(sandbox, code) == "[1] True\n"
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+            for number, handler in zip((signal.SIGCHLD, signal.SIGTERM), kept, strict=True):
+                signal.signal(number, handler)
+
+    def test_numpy_draws_new_numbers_in_every_program(self):
+        with LocalSandbox(preload=["numpy.random"]) as sandbox:
+            code = "import numpy; print(numpy.random.rand())"
+            assert len({output(sandbox, code) for _ in range(3)}) == 3
+
+    def test_a_program_may_raise_the_limit_of_its_stack(self, sandbox):
+        code = """
+import resource, sys, threading
+resource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+sys.setrecursionlimit(10**6)
+threading.stack_size(100 << 20)
+def depth(n): return n and 1 + depth(n - 1)
+found = []
+thread = threading.Thread(target=lambda: found.append(depth(20000)))
+thread.start()
+thread.join()
+print(found)
+"""
+        if resource.getrlimit(resource.RLIMIT_STACK)[1] != resource.RLIM_INFINITY:
+            pytest.skip("the limit of the stack is low here")
+        assert output(sandbox, code) == "[20000]\n"
+
 
 class TestSession:
+    def test_both_sides_of_a_fork(self, sandbox):
+        with sandbox.session("import time; x = input(); time.sleep(0.02); print(x)") as session:
+            assert session.run("0").stdout == "0\n"
+            read, write = os.pipe()
+            pid = os.fork()
+            name = "child" if pid == 0 else "parent"
+            said = [session.run(f"{name} {i}", timeout_seconds=20.0).stdout for i in range(10)]
+            right = said == [f"{name} {i}\n" for i in range(10)]
+            if pid == 0:
+                session.close()
+                os.write(write, str(right).encode())
+                sandbox.close()
+                os._exit(0)
+            os.close(write)
+            with os.fdopen(read) as file:
+                assert file.read() == "True"
+            os.waitpid(pid, 0)
+            assert right
+            assert session.run("again").stdout == "again\n"
+
     def test_runs_begin_anew(self, sandbox):
         code = "import os; print(input(), os.listdir('.')); open('left', 'w')"
         with sandbox.session(code) as session:
@@ -339,6 +440,27 @@ class TestLife:
         process.kill()
         process.join()
         wait_until(lambda: not any(_runs(pid) for pid in programs))
+
+    def test_a_child_that_is_forked_meanwhile_ends_nothing(self):
+        made: list[LocalSandbox] = []
+        thread = threading.Thread(target=lambda: made.append(make("namespaces")))
+        thread.start()
+        children = []
+        while thread.is_alive():
+            time.sleep(0.01)
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(0.3)
+                made.clear()
+                gc.collect()
+                os._exit(0)
+            children.append(pid)
+        for pid in children:
+            os.waitpid(pid, 0)
+        with made[0] as sandbox:
+            zygote = zygote_of(sandbox)
+            assert sandbox.run("print(1)").stdout == "1\n"
+            assert zygote_of(sandbox) == zygote
 
     def test_both_sides_of_a_fork(self, sandbox):
         assert sandbox.run("print(1)").stdout == "1\n"

@@ -32,7 +32,7 @@ class TestBothMachines:
     def test_every_listed_call_is_allowed_and_no_other_number(self, machine):
         program = seccomp.build(machine)
         plain = {NUMBERS[machine][name] for name in ALLOWED if name in NUMBERS[machine]}
-        plain |= {NUMBERS[machine][name] for name in ("connect", "bind", "sendto", "sendmsg", "sendmmsg")}
+        plain |= {NUMBERS[machine][name] for name in ("connect", "bind", "sendto")}
         plain |= {NUMBERS[machine][name] for name in ("kill", "tkill", "tgkill")}
         checked = {NUMBERS[machine][name] for name in ("clone", "clone3", "socket", "socketpair", "prctl")}
         checked |= {NUMBERS[machine][name] for name in ("prlimit64", "ioctl", "fcntl")}

@@ -5,7 +5,7 @@ import pytest
 
 from llm_envs.coding.judge import CaseOutcome, Judgement, Limits, judge
 from llm_envs.coding.outputs import OutputRule
-from llm_envs.coding.problems import CallTest, Problem, StdinTest
+from llm_envs.coding.problems import CallTest, CheckTest, Problem, StdinTest
 from llm_envs.coding.programs import MARKER, PRELUDE, stdin_program
 from llm_envs.grading import Verdict
 from sandboxes import Job, RunResult, Status
@@ -207,6 +207,30 @@ def test_the_prelude(box):
 def test_a_program_finds_all_of_the_prelude_that_it_names(box, code, output):
     problem = Problem("", (StdinTest("", output),), prelude=PRELUDE)
     assert judge(problem, code, box).verdict is Verdict.CORRECT
+
+
+def test_a_future_import_beside_names_that_the_prelude_covers(box):
+    problem = Problem("", (StdinTest("", "6"),), prelude=PRELUDE)
+    code = "from __future__ import annotations\nA = [6]\nprint(A[0])"
+    assert judge(problem, code, box).verdict is Verdict.CORRECT
+
+
+def test_a_test_that_expects_too_much_is_no_fault_of_the_program(box):
+    judgement = judge(Problem("", (StdinTest("", "x" * ((1 << 20) + 1)),)), "print('x' * ((1 << 20) + 1))", box)
+    assert judgement.verdict is Verdict.UNSCORABLE
+    assert judgement.reason == "the test expects more output than a sandbox takes"
+
+
+def test_assertions_on_what_a_program_made_up(box):
+    test = CheckTest("", "assert dec(enc('ab')) == 'ab'", functions=("dec", "enc"))
+    problem = Problem("", (test,))
+    right = "def enc(s): return s[::-1]\ndef dec(s): return s[::-1]"
+    assert judge(problem, right, box).verdict is Verdict.CORRECT
+    assert judge(problem, "def enc(s): return object()\ndef dec(s): return 'ab'", box).verdict is Verdict.WRONG
+    chain = CheckTest("", "x = 0\nfor _ in range(12): x = nxt(x)\nassert x == 12", functions=("nxt",))
+    assert judge(Problem("", (chain,)), "def nxt(x): return x + 1", box).verdict is Verdict.CORRECT
+    endless = CheckTest("", "x = 0\nwhile x != 1: x = nxt(x)", functions=("nxt",))
+    assert judge(Problem("", (endless,)), "def nxt(x): return x - 1", box).verdict is Verdict.WRONG
 
 
 def test_a_prelude_that_nobody_needs_is_left_out():

@@ -1,7 +1,10 @@
 import collections
 import enum
+import itertools
 import json
 import time
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -75,7 +78,42 @@ def test_of_subclasses_counts_what_they_are_at_heart(value, plain):
     assert type(decode(encode(value))) is type(plain)
 
 
-ODD = [AlwaysEqual(), iter([1]), range(3), lambda: 1, object, 10**5000]
+@pytest.mark.parametrize(
+    ("value", "same"),
+    [
+        (range(2, 9, 3), range(2, 9, 3)),
+        ({"a": 1}.keys(), {"a"}),
+        ({"a": 1}.values(), [1]),
+        ({"a": 1}.items(), {("a", 1)}),
+        (Fraction(1, 3), Fraction(1, 3)),
+        (Decimal("0.5"), 0.5),
+    ],
+)
+def test_what_assertions_may_ask_of(value, same):
+    assert decode(json.loads(json.dumps(encode(value)))) == same
+
+
+def test_iterators():
+    assert list(decode(encode(x * x for x in range(3)))) == [0, 1, 4]
+    assert encode(itertools.count())["$"] == "object"
+
+
+@pytest.mark.parametrize("parts", [["1e999999999", 1], [1, 0], [1, -1], [1.5, 2], [True, 1], [1]])
+def test_a_fraction_that_is_none_equals_nothing(parts):
+    began = time.perf_counter()
+    assert not equals({1, 2}, {"$": "set", "v": [{"$": "fraction", "v": parts}, 2]}, as_json=False)
+    assert time.perf_counter() - began < 1
+
+
+def test_an_unclosed_string_takes_linear_time():
+    began = time.perf_counter()
+    for text in ('"' + '\\"' * 400_000, '"' * 800_001, '"\\' * 400_000):
+        with pytest.raises(UnreadableValueError):
+            read_tree(text)
+    assert time.perf_counter() - began < 2
+
+
+ODD = [AlwaysEqual(), itertools.count(), lambda: 1, object, 10**5000]
 
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
