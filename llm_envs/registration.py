@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 
-__all__ = ["REGISTRY", "Registration", "register_all"]
+__all__ = ["PETTINGZOO", "REGISTRY", "Registration", "register_all"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,11 @@ REGISTRY: Mapping[str, Registration] = {
     "MBPP-v0": Registration("llm_envs.coding.mbpp:MBPPEnv", reward_threshold=0.8, turns=2, data="mbpp"),
     "Arithmetic-v0": Registration("llm_envs.maths.arithmetic:ArithmeticEnv", reward_threshold=0.99),
     "GuessNumber-v0": Registration("llm_envs.games.guess_number:GuessNumberEnv", reward_threshold=5.0, turns=10),
+    "TicTacToe-v0": Registration("llm_envs.games.tic_tac_toe:TicTacToeEnv", reward_threshold=0.9, turns=5),
 }
+
+PETTINGZOO: Mapping[str, str] = {"TicTacToe-v0": "llm_envs.games.tic_tac_toe:env"}
+"""The entry points of what `pettingzoo.make("aec", ...)` makes, by their ids."""
 
 
 def register_all() -> None:
@@ -60,3 +64,15 @@ def register_all() -> None:
                 disable_env_checker=True,
                 kwargs=dict(entry.kwargs),
             )
+    _register_pettingzoo()
+
+
+def _register_pettingzoo() -> None:
+    """Register the games for several agents, where there is a PettingZoo with a registry (1.27 on)."""
+    try:
+        from pettingzoo import aec_registry, register  # type: ignore[import-untyped]
+    except ImportError:
+        return
+    for env_id, entry_point in PETTINGZOO.items():
+        if env_id not in aec_registry:
+            register("aec", env_id, entry_point=entry_point)
