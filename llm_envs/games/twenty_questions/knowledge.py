@@ -17,27 +17,35 @@ _THINGS, _KINDS = "things.tsv", "kinds.tsv"
 _ATTRIBUTES = ("nature.txt", "looks.txt", "uses.txt")
 _MASS, _ALREADY_PLURAL, _THE_ONLY_ONE = "-", "=", "the"
 
-# What follows from numbers alone. What things are compared with is in the table, too, with these very numbers.
-_FROM_NUMBERS: tuple[tuple[str, str, Callable[["_Row"], bool]], ...] = (
-    ("has_legs", "Does it have legs?", lambda row: row.legs > 0),
-    ("two_legs", "Does it have two legs?", lambda row: row.legs == 2),
-    ("four_legs", "Does it have four legs?", lambda row: row.legs == 4),
-    ("six_legs", "Does it have six legs?", lambda row: row.legs == 6),
-    ("eight_legs", "Does it have eight legs?", lambda row: row.legs == 8),
-    ("more_than_four_legs", "Does it have more than four legs?", lambda row: row.legs > 4),
-    ("long_and_thin", "Is it long and thin?", lambda row: row.width_m <= row.size_m / 4),
-    ("smaller_than_a_coin", "Is it smaller than a coin?", lambda row: row.bulk_m < 0.023),
-    ("smaller_than_a_mouse", "Is it smaller than a mouse?", lambda row: row.bulk_m < 0.08),
-    ("fits_in_a_shoe_box", "Would it fit in a shoe box?", lambda row: row.size_m < 0.33),
-    ("bigger_than_a_cat", "Is it bigger than a cat?", lambda row: row.bulk_m > 0.46),
-    ("bigger_than_a_person", "Is it bigger than a person?", lambda row: row.bulk_m > 1.75),
-    ("bigger_than_a_car", "Is it bigger than a car?", lambda row: row.bulk_m > 4.5),
-    ("bigger_than_a_house", "Is it bigger than a house?", lambda row: row.bulk_m > 12),
-    ("lighter_than_an_apple", "Is it lighter than an apple?", lambda row: row.weight_kg < 0.18),
-    ("heavier_than_a_cat", "Is it heavier than a cat?", lambda row: row.weight_kg > 4.5),
-    ("heavy", "Is it too heavy for one person to carry?", lambda row: row.weight_kg > 40),
-    ("heavier_than_a_person", "Is it heavier than a person?", lambda row: row.weight_kg > 80),
-    ("heavier_than_a_car", "Is it heavier than a car?", lambda row: row.weight_kg > 1400),
+# What follows from numbers alone, for a row and the table of all rows. A person is as big as a teacher.
+_FROM_NUMBERS: tuple[tuple[str, str, Callable[["_Row", Mapping[str, "_Row"]], bool]], ...] = (
+    ("has_legs", "Does it have legs?", lambda row, _: row.legs > 0),
+    ("two_legs", "Does it have two legs?", lambda row, _: row.legs == 2),
+    ("four_legs", "Does it have four legs?", lambda row, _: row.legs == 4),
+    ("six_legs", "Does it have six legs?", lambda row, _: row.legs == 6),
+    ("eight_legs", "Does it have eight legs?", lambda row, _: row.legs == 8),
+    ("more_than_four_legs", "Does it have more than four legs?", lambda row, _: row.legs > 4),
+    ("long_and_thin", "Is it long and thin?", lambda row, _: row.width_m <= row.size_m / 4),
+    ("fits_in_a_shoe_box", "Would it fit in a shoe box?", lambda row, _: row.size_m < 0.33),
+    ("smaller_than_a_coin", "Is it smaller than a coin?", lambda row, table: row.bulk_m < table["coin"].bulk_m),
+    ("smaller_than_a_mouse", "Is it smaller than a mouse?", lambda row, table: row.bulk_m < table["mouse"].bulk_m),
+    ("bigger_than_a_cat", "Is it bigger than a cat?", lambda row, table: row.bulk_m > table["cat"].bulk_m),
+    ("bigger_than_a_person", "Is it bigger than a person?", lambda row, table: row.bulk_m > table["teacher"].bulk_m),
+    ("bigger_than_a_car", "Is it bigger than a car?", lambda row, table: row.bulk_m > table["car"].bulk_m),
+    ("bigger_than_a_house", "Is it bigger than a house?", lambda row, table: row.bulk_m > table["house"].bulk_m),
+    (
+        "lighter_than_an_apple",
+        "Is it lighter than an apple?",
+        lambda row, table: row.weight_kg < table["apple"].weight_kg,
+    ),
+    ("heavier_than_a_cat", "Is it heavier than a cat?", lambda row, table: row.weight_kg > table["cat"].weight_kg),
+    (
+        "heavier_than_a_person",
+        "Is it heavier than a person?",
+        lambda row, table: row.weight_kg > table["teacher"].weight_kg,
+    ),
+    ("heavier_than_a_car", "Is it heavier than a car?", lambda row, table: row.weight_kg > table["car"].weight_kg),
+    ("heavy", "Is it too heavy for one person to carry?", lambda row, _: row.weight_kg > 40),
 )
 
 
@@ -74,8 +82,8 @@ class Knowledge:
     """The table of all things and attributes, closed: what is not true is false.
 
     Conventions, where people differ: a person is no animal; what is eaten (an apple, a mushroom) is food and neither a
-    plant nor alive, but some animals are both alive and eaten; colours and materials are the usual ones, and there may
-    be several; sizes are lengths of the longest side, so a snake may be "bigger" than a cat.
+    plant nor alive, but some animals are both alive and eaten; a part of a body is not alive by itself; colours and
+    materials are the usual ones, and there may be several; to be bigger is to have the greater ``bulk_m``.
 
     Args:
         things: The things; row ``i`` of the matrix is ``things[i]``.
@@ -199,9 +207,7 @@ def _read_rows(kinds: Mapping[str, _Kind]) -> list[_Row]:
     return rows
 
 
-def _read_attributes(
-    kinds: Mapping[str, _Kind], rows: list[_Row]
-) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
+def _read_attributes(kinds: Mapping[str, _Kind], rows: list[_Row]) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
     """The question of every attribute, and the rows of what it is true of.
 
     The extensions hold single things, too, by their names with underscores: that is how the files speak of them.
@@ -212,9 +218,10 @@ def _read_attributes(
         for kind in row.kinds:
             members[kind].add(index)
     extensions = {name: frozenset(indices) for name, indices in members.items()}
+    table = {row.name: row for row in rows}
     for key, question, holds in _FROM_NUMBERS:
         questions[key] = question
-        _define(extensions, key, frozenset(index for index, row in enumerate(rows) if holds(row)))
+        _define(extensions, key, frozenset(index for index, row in enumerate(rows) if holds(row, table)))
     for index, row in enumerate(rows):
         _define(extensions, row.name.replace(" ", "_"), frozenset([index]))
     for file in _ATTRIBUTES:
