@@ -13,10 +13,10 @@ from pathlib import PurePosixPath
 from types import TracebackType
 from typing import ClassVar, Self
 
+from sandboxes.protocol import MAX_OUTPUT_BYTES
+
 __all__ = ["MAX_OUTPUT_BYTES", "Job", "RunResult", "Sandbox", "SandboxUnavailableError", "Session", "Status"]
 
-MAX_OUTPUT_BYTES = 1 << 20
-"""Of stdout and of stderr each; a program that writes more is killed."""
 _MIN_MEMORY_MB = 16
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sandboxes.cages import close_all_but, limit
 from sandboxes.isolation import libc, limits, seccomp
+from sandboxes.isolation.folders import empty
 from sandboxes.program import prepare_streams
 from sandboxes.protocol import REPLY
 from sandboxes.supervisor import Cage, Supervisor, become
@@ -79,42 +80,14 @@ class ContainerCage(Cage):
 
 
 def _empty(folder: str) -> bool:
-    """Remove what is in a folder; says whether it is empty.
-
-    Folders are flattened from the top, because a tree can be deeper than any path or recursion may be.
-    """
-    count = 0
+    """Remove what is in a folder; says whether it is empty. Only the working directory must be there."""
     try:
-        while entries := _entries(folder):
-            for entry in entries:
-                path = Path(entry.path)
-                if not entry.is_dir(follow_symlinks=False):
-                    path.unlink()
-                    continue
-                path.chmod(0o700)
-                for inner in _entries(entry.path):
-                    count += 1
-                    _move(inner, Path(folder, f".{count}"))
-                with contextlib.suppress(OSError):  # Something is left; it goes in the next round.
-                    path.rmdir()
+        empty(folder)
     except FileNotFoundError:
         return folder != _WORK
     except OSError:
         return False
     return True
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return list(entries)
-
-
-def _move(entry: os.DirEntry[str], target: Path) -> None:
-    """Move it, unless the program has taken the name."""
-    if not os.path.lexists(target):
-        if entry.is_dir(follow_symlinks=False):
-            Path(entry.path).chmod(0o700)  # What cannot be written to cannot be moved.
-        Path(entry.path).rename(target)
 
 
 def _oom_kills() -> int:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import socket
-import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from sandboxes.base import Job, RunResult, Sandbox, SandboxUnavailableError, Session, Status
-from sandboxes.isolation.folders import remove
-from sandboxes.protocol import FAILED, REPLY, STATUSES, Order, end_of_session, pack_request
+from sandboxes.handles import START_SECONDS, FailedError, Supervisor, Zygote
 
 __all__ = ["PRELOAD", "LocalSandbox"]
 
@@ -36,27 +32,9 @@ _TIERS = ("namespaces", "landlock", "unsafe")
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 0.02
 """Before the second attempt, and twice that before the third: what is ending shall have ended."""
-_START_SECONDS = 30.0
-_GRACE_SECONDS = 10.0
-"""For a supervisor to come up, to kill and to report, on a busy machine, beyond the time of the program itself."""
 _MOST_IDLE = 32
 """Supervisors that wait for work."""
-_LONGEST_WAIT_SECONDS = 1e6
-_ENVIRONMENT = {
-    "LANG": "C.UTF-8",
-    "PATH": "/usr/bin:/bin",
-    # An arena a thread would use up the address space that a program may have.
-    "MALLOC_ARENA_MAX": "1",
-    # Threads of a numerics library would not survive a fork.
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
 _sandboxes: weakref.WeakSet[LocalSandbox] = weakref.WeakSet()
-
-
-class _FailedError(Exception):
-    """We failed, not the program; worth another attempt."""
 
 
 class LocalSandbox(Sandbox):
@@ -118,20 +96,20 @@ class LocalSandbox(Sandbox):
     def _forget(self) -> None:
         """Begin without a zygote, as at first; in a forked child the one of the parent is not ours."""
         self._lock = threading.Lock()
-        self._zygote: _Zygote | None = None
+        self._zygote: Zygote | None = None
         self._supervisors = 0
-        self._idle: deque[_Supervisor] = deque()
+        self._idle: deque[Supervisor] = deque()
 
     def _strongest(self, tiers: Sequence[str]) -> str:
         reasons = []
         for tier in tiers:
             self._tier = tier
             try:
-                result = self._once(Job("print(6 * 7)", timeout_seconds=_START_SECONDS))
+                result = self._once(Job("print(6 * 7)", timeout_seconds=START_SECONDS))
                 if result.stdout == "42\n":
                     return tier
                 reasons.append(f"{tier}: {result.stderr or result.status}")
-            except _FailedError as error:
+            except FailedError as error:
                 reasons.append(f"{tier}: {error}")
             self._stop()
         raise SandboxUnavailableError(
@@ -188,7 +166,7 @@ class LocalSandbox(Sandbox):
         while self._idle:
             self._idle.pop().close()
 
-    def _take(self) -> _Supervisor:
+    def _take(self) -> Supervisor:
         """A supervisor to oneself; starts the zygote if there is none.
 
         There is always one more than are at work. It gets ready while the others run programs, and as those that come
@@ -202,167 +180,23 @@ class LocalSandbox(Sandbox):
                 self._zygote = None
                 self._drop_idle()
             if self._zygote is None:
-                self._zygote = _Zygote(self._python, self._tier, self._preload, self._paths)
+                self._zygote = Zygote(self._python, self._tier, self._preload, self._paths)
             taken = self._idle.popleft() if self._idle else self._new(self._zygote)
             if not self._idle:
-                with suppress(_FailedError):  # the next one that needs it will learn
+                with suppress(FailedError):  # the next one that needs it will learn
                     self._idle.append(self._new(self._zygote))
         return taken
 
-    def _new(self, zygote: _Zygote) -> _Supervisor:
+    def _new(self, zygote: Zygote) -> Supervisor:
         self._supervisors += 1
-        return _Supervisor(zygote, self._supervisors)
+        return Supervisor(zygote, self._supervisors)
 
-    def _give_back(self, supervisor: _Supervisor) -> None:
+    def _give_back(self, supervisor: Supervisor) -> None:
         with self._lock:
             if supervisor.zygote is self._zygote and len(self._idle) < _MOST_IDLE:
                 self._idle.append(supervisor)
                 return
         supervisor.close()
-
-
-class _Zygote:
-    """A running zygote, and our end of the socket to it."""
-
-    def __init__(self, python: str, tier: str, preload: Sequence[str], paths: Sequence[str]) -> None:
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        program = Path(__file__).with_name("zygote.py")
-        try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [python, "-I", "-S", "-X", "utf8", str(program), str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env=_ENVIRONMENT,
-                    cwd="/",
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                )
-        except OSError as error:
-            self.socket.close()
-            raise _FailedError(f"cannot start {python}: {error}") from error
-        self._scratch: list[str] = []
-        self._end = weakref.finalize(self, _end, os.getpid(), self._process, self.socket, self._scratch)
-        config = {"tier": tier, "preload": list(preload), "paths": list(paths)}
-        try:
-            self.socket.settimeout(_START_SECONDS)
-            self.socket.send(json.dumps(config).encode())
-            answer = json.loads(self.socket.recv(1 << 16) or b'{"error": "the zygote ended at once"}')
-            self.socket.settimeout(None)
-        except OSError as error:
-            answer = {"error": f"the zygote did not answer: {error}"}
-        if "error" in answer:
-            self.stop()
-            raise _FailedError(answer["error"])
-        self._scratch.append(answer["scratch"])
-
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def kill(self, number: int) -> None:
-        """Kill a supervisor that does not answer."""
-        with suppress(OSError):
-            self.socket.send(json.dumps({"kill": number}).encode())
-
-    def stop(self) -> None:
-        """End it, wait for it; also at exit, and when nobody holds it any more."""
-        self._end()
-
-    def disown(self) -> None:
-        """In a forked child: let go of what is the parent's."""
-        self._end.detach()
-        self.socket.close()
-        self._process.returncode = 0  # or Popen would warn of a child that is not ours
-
-
-def _end(owner: int, process: subprocess.Popen[bytes], channel: socket.socket, scratch: list[str]) -> None:
-    if os.getpid() != owner:
-        return  # a forked child's copy
-    with suppress(OSError):
-        channel.shutdown(socket.SHUT_RDWR)  # closing is not enough: a forked child may hold a copy
-    channel.close()
-    try:
-        process.wait(_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for folder in filter(None, scratch):
-        with suppress(OSError):
-            remove(folder)  # it does so itself, unless it was killed
-
-
-class _Supervisor:
-    """Our side of a supervisor."""
-
-    def __init__(self, zygote: _Zygote, number: int) -> None:
-        self.zygote, self._number = zygote, number
-        self.process = os.getpid()
-        try:
-            self._socket, theirs = socket.socketpair()
-        except OSError as error:
-            raise _FailedError(f"no socket: {error}") from error
-        with theirs:
-            try:
-                socket.send_fds(zygote.socket, [json.dumps({"supervisor": number}).encode()], [theirs.fileno()])
-            except OSError as error:
-                self._socket.close()
-                raise _FailedError(f"the zygote is gone: {error}") from error
-
-    def run(self, job: Job, *, keep: bool = False) -> RunResult:
-        """Run a program.
-
-        Args:
-            job: The program.
-            keep: Whether the next one is the same.
-
-        Raises:
-            _FailedError: If there is no answer; the supervisor is of no use then.
-        """
-        request = pack_request(
-            job.code,
-            job.stdin,
-            job.files,
-            memory_mb=job.memory_mb,
-            timeout_seconds=job.timeout_seconds,
-            order=Order.RUN_AND_KEEP if keep else Order.RUN,
-        )
-        self._socket.settimeout(min(job.timeout_seconds, _LONGEST_WAIT_SECONDS) + _GRACE_SECONDS)
-        with suppress(OSError):  # it may have said why before it went
-            self._socket.sendall(request)
-        try:
-            index, exit_code, seconds, *sizes = REPLY.unpack(self._read(REPLY.size))
-            stdout, stderr = (self._read(size).decode("utf-8", "replace") for size in sizes)
-        except OSError as error:
-            self.zygote.kill(self._number)
-            raise _FailedError(f"no answer from the supervisor: {error}") from error
-        if STATUSES[index] == FAILED:
-            raise _FailedError(stderr)
-        return RunResult(Status(STATUSES[index]), stdout, stderr, exit_code, seconds)
-
-    def end_session(self) -> None:
-        """What was kept is not needed any more."""
-        with suppress(OSError):  # whoever has it next will learn
-            self._socket.sendall(end_of_session())
-
-    def _read(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            part = self._socket.recv(min(count - len(data), 1 << 20))
-            if not part:
-                raise _FailedError("the supervisor is gone")
-            data += part
-        return bytes(data)
-
-    def forget(self) -> None:
-        """In a forked child: let go of what is the parent's."""
-        self._socket.close()
-
-    def close(self) -> None:
-        """End it, and what it runs."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # closing is not enough: a forked child may hold a copy
-        self._socket.close()
 
 
 class _LocalSession(Session):
@@ -371,7 +205,7 @@ class _LocalSession(Session):
     def __init__(self, sandbox: LocalSandbox, code: str, files: Mapping[str, str | bytes], memory_mb: int) -> None:
         super().__init__(sandbox, code, files, memory_mb)
         self._local = sandbox
-        self._supervisor: _Supervisor | None = None
+        self._supervisor: Supervisor | None = None
         self._closed = False
 
     def run(self, stdin: str = "", *, timeout_seconds: float = 2.0) -> RunResult:
@@ -408,7 +242,7 @@ class _LocalSession(Session):
             self._local._give_back(supervisor)
 
 
-def _attempts(run: Any, sandbox: LocalSandbox) -> RunResult:
+def _attempts(run: Callable[[], RunResult], sandbox: LocalSandbox) -> RunResult:
     """Try, and try again when it was us; a program is run from its beginning each time."""
     started = time.monotonic()
     reason = ""
@@ -418,8 +252,8 @@ def _attempts(run: Any, sandbox: LocalSandbox) -> RunResult:
             with sandbox._lock:
                 sandbox._drop_idle()  # what befell one may have befallen all
         try:
-            result: RunResult = run()
-        except _FailedError as error:
+            result = run()
+        except FailedError as error:
             reason = str(error)
             if sandbox._closed:
                 break

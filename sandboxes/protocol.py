@@ -19,6 +19,7 @@ from enum import IntEnum
 
 __all__ = [
     "FAILED",
+    "MAX_OUTPUT_BYTES",
     "REPLY",
     "REQUEST",
     "STATUSES",
@@ -29,6 +30,8 @@ __all__ = [
     "unpack_files",
 ]
 
+MAX_OUTPUT_BYTES = 1 << 20
+"""Of stdout and of stderr each; a program that writes more is killed."""
 REQUEST = struct.Struct(">dBIQQQQ")
 REPLY = struct.Struct(">BidQQ")
 _MAX_MEMORY_MB = 1 << 30

@@ -26,12 +26,10 @@ from typing import ClassVar, NoReturn
 
 from sandboxes.isolation import libc
 from sandboxes.program import OUT_OF_MEMORY, become_program
-from sandboxes.protocol import FAILED, REPLY, REQUEST, STATUSES, Order, read_exactly, unpack_files
+from sandboxes.protocol import FAILED, MAX_OUTPUT_BYTES, REPLY, REQUEST, STATUSES, Order, read_exactly, unpack_files
 
-__all__ = ["MAX_OUTPUT_BYTES", "Birth", "Cage", "Supervisor", "become"]
+__all__ = ["Birth", "Cage", "Supervisor", "become"]
 
-MAX_OUTPUT_BYTES = 1 << 20
-"""Of each stream; `sandboxes.base` has the same."""
 _CHUNK = 1 << 16
 _GONE = "gone"  # nobody waits for the result
 _LONGEST_WAIT_SECONDS = 1e6  # a C int of milliseconds
@@ -51,10 +49,6 @@ class Cage(ABC):
     @abstractmethod
     def renew(self) -> None:
         """Make ready for a program that must find nothing of those before; OSError if that cannot be done."""
-
-    def fork(self) -> int:
-        """Fork the process that becomes a program; 0 in it. OSError if that cannot be done."""
-        return libc.fork()
 
     @abstractmethod
     def enter(self) -> None:
@@ -166,7 +160,7 @@ class Supervisor:
         pipes: list[tuple[int, int]] = []
         try:
             pipes += [os.pipe() for _ in range(3)]
-            pid = self._cage.fork()
+            pid = libc.fork()
             if not pid:
                 return Birth(self._cage, self._requests, limits, lengths, [end for _, end in pipes])
             process = os.pidfd_open(pid)

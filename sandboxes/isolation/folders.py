@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 
-__all__ = ["is_larger", "make_folder", "remove"]
+__all__ = ["empty", "is_larger", "make_folder", "remove"]
 
 _PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 _MOST_ROUNDS = 10_000
@@ -71,21 +72,28 @@ def _opened(name: str, folder: int) -> int | None:
 
 
 def remove(path: str) -> None:
-    """Remove a folder, whatever a program made of it: locked folders, and trees too deep for a path or a recursion."""
+    """Remove a folder, whatever a program made of it; it may still be writing."""
     for _ in range(_MOST_ROUNDS):
         try:
             os.chmod(path, 0o700)
-            names = os.listdir(path)
+            empty(path)
+            os.rmdir(path)
         except FileNotFoundError:
             return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+
+
+def empty(path: str) -> None:
+    """Remove what is in a folder: locked folders, too, and trees too deep for a path or a recursion."""
+    while names := os.listdir(path):
         for name in names:
             inner = f"{path}/{name}"
             try:
                 os.unlink(inner)
             except (IsADirectoryError, PermissionError):
                 _lift(path, inner)
-        with suppress(OSError):
-            os.rmdir(path)
 
 
 def _lift(top: str, folder: str) -> None:
