@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test lint types check clean
 
 demo: $(INSTALLED)  ## Train a tiny model to guess numbers: a few minutes on a CPU.
-	$(RUN) -m trainers.recipes.guess_number $(ARGS)
+	$(RUN) -m trainers.recipes.guess_number --updates 80 $(ARGS)
 
 test: $(INSTALLED)  ## Run the tests.
 	$(RUN) -m pytest $(ARGS)

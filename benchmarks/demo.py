@@ -36,7 +36,7 @@ def main(config: Config) -> None:
     for seed in config.seeds:
         with tempfile.TemporaryDirectory() as folder:
             run_dir = Path(folder) / "run"
-            command = [sys.executable, "-m", "trainers.recipes.guess_number", "--seed", str(seed)]
+            command = [sys.executable, "-m", "trainers.recipes.guess_number", "--updates", "80", "--seed", str(seed)]
             started = time.perf_counter()
             subprocess.run([*command, "--run-dir", str(run_dir)], check=True, stdout=subprocess.DEVNULL)
             whole = time.perf_counter() - started

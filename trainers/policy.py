@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -138,6 +138,27 @@ class Policy:
             yield
         finally:
             self.model.set_attn_implementation(usual)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of the adapter as it is now."""
+        return {name: parameter.detach().clone() for name, parameter in self.trainable.items()}
+
+    @contextmanager
+    def playing_as(self, snapshot: Mapping[str, Tensor] | None) -> Iterator[None]:
+        """Compute with another adapter for a while: an earlier `snapshot`, or None for the base model alone."""
+        if snapshot is None:
+            with self.model.disable_adapter():
+                yield
+            return
+        parameters = self.trainable
+        mine = {name: parameter.data for name, parameter in parameters.items()}
+        try:
+            for name, parameter in parameters.items():
+                parameter.data = snapshot[name]
+            yield
+        finally:
+            for name, parameter in parameters.items():
+                parameter.data = mine[name]
 
     def hidden_states(self, tokens: Tensor, **kwargs: Any) -> Tensor:
         """Last hidden states `[B, T, H]` of `tokens` `[B, T]`, before the vocabulary projection."""

@@ -178,16 +178,40 @@ def test_long_prompts_are_computed_in_slices(folders, load_policy, monkeypatch):
     assert largest_gap(sliced[2], whole[2]) < 1e-5
 
 
-def test_a_row_left_out_cannot_come_back(folders, load_policy):
-    sampler = TorchSampler(load_policy(folders["llama"]), stop_tokens=[STOP])
-    session = sampler.open([[5], [6], [7]])
-    session.sample({0: [], 1: [], 2: []}, max_tokens=2)
-    session.sample({0: [8], 2: [8]}, max_tokens=2)
-    with pytest.raises(KeyError, match="1"):
-        session.sample({0: [8], 1: [8]}, max_tokens=2)
-    with pytest.raises(KeyError):
+def test_a_row_left_out_waits(folders, load_policy):
+    """Whoever spoke in between, a row continues as if it had been alone."""
+    sampler = TorchSampler(load_policy(folders["llama"]), stop_tokens=[NO_SUCH_TOKEN])
+    alone = sampler.open([[6, 7]])
+    first, second = (alone.sample({0: feed}, max_tokens=3, temperature=0.0)[0] for feed in ([], [8, 9]))
+    session = sampler.open([[5], [6, 7], [7]])
+    begun = session.sample({0: [], 1: [], 2: []}, max_tokens=3, temperature=0.0)
+    session.sample({2: [8], 0: [4, 4, 4]}, max_tokens=5)
+    session.sample({2: [9]}, max_tokens=2)
+    continued = session.sample({2: [8], 1: [8, 9]}, max_tokens=3, temperature=0.0)
+    assert (begun[1].tokens, continued[1].tokens) == (first.tokens, second.tokens)
+    assert continued[1].logprobs == pytest.approx(second.logprobs, abs=1e-5)
+    with pytest.raises(KeyError, match=r"there are no rows \[7\]"):
         session.sample({7: [8]}, max_tokens=2)
-    assert session.sample({2: [9]}, max_tokens=2).keys() == {2}  # the refusals changed nothing
+
+
+def test_rows_can_be_added_while_others_are_under_way(folders, load_policy):
+    sampler = TorchSampler(load_policy(folders["llama"]), stop_tokens=[NO_SUCH_TOKEN])
+    late = [[10, 11, 12], [13], [10, 11, 12]]
+    alone = sampler.open(late).sample({0: [], 1: [], 2: []}, max_tokens=4, temperature=0.0)
+    session = sampler.open([[5], [6, 7]])
+    session.sample({0: [], 1: []}, max_tokens=9, temperature=0.0)
+    rows = session.add(late)
+    assert list(rows) == [2, 3, 4]
+    together = session.sample({3: [], 1: [8], 2: [], 4: []}, max_tokens=4, temperature=0.0)  # old and new in one pass
+    for row, expected in alone.items():
+        assert together[rows[row]].tokens == expected.tokens
+        assert together[rows[row]].logprobs == pytest.approx(expected.logprobs, abs=1e-5)
+    again = sampler.open([[6, 7]])
+    first = again.sample({0: []}, max_tokens=9, temperature=0.0)
+    assert first[0].stop_reason == "length"
+    assert together[1].tokens == again.sample({0: [8]}, max_tokens=4, temperature=0.0)[0].tokens
+    with pytest.raises(ValueError, match="at least one token"):
+        session.add([[]])
 
 
 def test_rows_may_be_left_out_from_the_start(folders, load_policy):

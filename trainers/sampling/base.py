@@ -11,6 +11,13 @@ from trainers.trajectories import Completion
 class Session(Protocol):
     """The rows of one rollout, from their prompts to the end of their last turn."""
 
+    def add(self, prompts: Sequence[Sequence[int]], *, group_size: int = 1) -> range:
+        """Begin `len(prompts) * group_size` more rows, in the order of `Sampler.open`; their numbers.
+
+        In a game of two, a player's prompt is known only when the other has moved.
+        """
+        ...
+
     def sample(
         self, feeds: Mapping[int, Sequence[int]], *, max_tokens: int, temperature: float = 1.0
     ) -> dict[int, Completion]:
@@ -18,7 +25,7 @@ class Session(Protocol):
 
         Args:
             feeds: row number to the tokens that follow its last completion; empty on the first turn. A row that is
-                left out has ended and cannot come back.
+                left out has ended, or waits while others speak.
             max_tokens: most tokens sampled for a row in this turn.
             temperature: 1.0 samples from the policy; 0.0 takes the most probable token.
 

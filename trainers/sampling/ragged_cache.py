@@ -43,6 +43,17 @@ class RaggedCache(Cache):
         self.lengths = self.lengths.to(source.device)[source]
         self._rows = len(source)
 
+    def append(self, other: RaggedCache) -> None:
+        """Take over the slots of another cache, behind the own ones."""
+        capacity = max(self._capacity, other._capacity)
+        for cache in (self, other):
+            if cache._capacity < capacity:
+                cache._grow(capacity)
+        for mine, theirs in ((self._keys, other._keys), (self._values, other._values)):
+            mine[:] = [torch.cat(pair) for pair in zip(mine, theirs, strict=True)]
+        self.lengths = torch.cat([self.lengths.to(other.lengths.device), other.lengths])
+        self._rows += other._rows
+
     def begin(self, lengths: Tensor, *, width: int, first_slot: int) -> tuple[Tensor, Tensor]:
         """Prepare to append `width` tokens, of which `lengths` `[n]` are real, to the n slots from `first_slot` on.
 

@@ -35,46 +35,56 @@ class TorchSampler:
     @torch.inference_mode()
     def open(self, prompts: Sequence[Sequence[int]], *, group_size: int = 1, seed: int = 0) -> TorchSession:
         """Start `len(prompts) * group_size` rows; equal prompts are computed once."""
-        if not prompts or not all(prompts):
-            raise ValueError("every prompt needs at least one token")
-        if max(map(len, prompts)) >= self._context_length:
-            raise ValueError(f"a prompt of {max(map(len, prompts))} tokens leaves no room in {self._context_length}")
         generator = torch.Generator(self._policy.device).manual_seed(seed)
-        with self._policy.attention("sdpa"):  # for one new token a row the fastest everywhere, and frugal with memory
-            return TorchSession(self._policy, self._stop_tokens, self._context_length, prompts, group_size, generator)
+        session = TorchSession(self._policy, self._stop_tokens, self._context_length, generator)
+        session.add(prompts, group_size=group_size)
+        return session
 
 
 class TorchSession:
     """Rows in slots of one ragged cache.
 
     The rows that still sample stand in the first slots, so attention reads a slice of the cache and nothing is copied
-    when a row finishes: it changes places with the last active one. Rows whose turn is over but whose episode goes on
-    keep their slot's cache for the next turn.
+    when a row finishes: it changes places with the last active one. Rows whose turn is over keep their slot's cache,
+    and may be asked again in the next turn or, while others speak, in a later one.
     """
 
     def __init__(
-        self,
-        policy: Policy,
-        stop_tokens: Tensor,
-        context_length: int,
-        prompts: Sequence[Sequence[int]],
-        group_size: int,
-        generator: torch.Generator,
+        self, policy: Policy, stop_tokens: Tensor, context_length: int, generator: torch.Generator
     ) -> None:
         self._policy = policy
         self._stop_tokens = stop_tokens
         self._context_length = context_length
         self._generator = generator
-        device = policy.device
+        self._cache = RaggedCache(policy.dtype)
+        self._hidden = torch.empty(0, 0)  # [R, H] by slot: the state from which the slot's next token is sampled
+        self._row_of_slot = torch.arange(0, device=policy.device)  # [R]
+        self._pending: dict[int, list[int]] = {}
+
+    @torch.inference_mode()
+    def add(self, prompts: Sequence[Sequence[int]], *, group_size: int = 1) -> range:
+        """Begin more rows (see `Session.add`)."""
+        if not prompts or not all(prompts):
+            raise ValueError("every prompt needs at least one token")
+        if max(map(len, prompts)) >= self._context_length:
+            raise ValueError(f"a prompt of {max(map(len, prompts))} tokens leaves no room in {self._context_length}")
         unique = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
         index = {prompt: i for i, prompt in enumerate(unique)}
+        device = self._policy.device
         source = torch.tensor([index[tuple(p)] for p in prompts], device=device).repeat_interleave(group_size)
-        self._cache = RaggedCache(policy.dtype)
-        hidden = self._prefill(unique)  # [U, H]
-        self._cache.expand(source)
-        self._hidden = hidden[source]  # [R, H] by slot: the state from which the slot's next token is sampled
-        self._row_of_slot = torch.arange(len(source), device=device)  # [R]
-        self._pending: dict[int, list[int]] = {row: [] for row in range(len(source))}
+        with self._policy.attention("sdpa"):  # for one new token a row the fastest everywhere, and frugal with memory
+            cache, hidden = self._prefill(unique)  # [U, H]
+        first = len(self._row_of_slot)
+        cache.expand(source)
+        if first:
+            self._cache.append(cache)
+            self._hidden = torch.cat([self._hidden, hidden[source]])
+        else:
+            self._cache, self._hidden = cache, hidden[source]
+        rows = range(first, first + len(source))
+        self._row_of_slot = torch.cat([self._row_of_slot, torch.tensor(rows, device=device)])
+        self._pending |= {row: [] for row in rows}
+        return rows
 
     @torch.inference_mode()
     def sample(
@@ -83,7 +93,7 @@ class TorchSession:
         """Append tokens to rows, then sample a completion for each (see `Session.sample`)."""
         gone = [row for row in feeds if row not in self._pending]
         if gone:
-            raise KeyError(f"rows {gone[:5]} have ended or never were")
+            raise KeyError(f"there are no rows {gone[:5]}")
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
         with self._policy.attention("sdpa"):
@@ -128,49 +138,54 @@ class TorchSession:
             n = count[row]
             found[row] = Completion(all_tokens[row][:n], all_logprobs[row][:n], "stop" if stop[row] else "length")
         # The last sampled token of a turn was never an input: it heads what is fed before the next turn.
-        self._pending = {row: completion.tokens[-1:] for row, completion in found.items()}
+        self._pending |= {row: completion.tokens[-1:] for row, completion in found.items()}
         return found
 
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Compute unique prompts into the cache; the hidden state after each: `[U, H]`."""
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[RaggedCache, Tensor]:
+        """Compute unique prompts into a cache of their own; the hidden state after each: `[U, H]`."""
         device = self._policy.device
         lengths = torch.tensor([len(p) for p in prompts], device=device)
         tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64, device=device)
         for i, prompt in enumerate(prompts):
             tokens[i, : len(prompt)] = torch.tensor(prompt, device=device)
-        self._cache.allocate(rows=len(prompts), capacity=tokens.shape[1] + 1)
+        cache = RaggedCache(self._policy.dtype)
+        cache.allocate(rows=len(prompts), capacity=tokens.shape[1] + 1)
         rows = max(1, _PREFILL_TOKENS // tokens.shape[1])
         hidden = []
         for start in range(0, len(prompts), rows):
             part = slice(start, start + rows)
-            hidden.append(self._run(tokens[part], lengths[part], first_slot=start))
-        return torch.cat(hidden)
+            hidden.append(self._run(cache, tokens[part], lengths[part], first_slot=start))
+        return cache, torch.cat(hidden)
 
     def _feed(self, feeds: Mapping[int, Sequence[int]]) -> None:
-        """Drop the rows that ended, then append each row's pending token and its new text."""
-        keep = torch.zeros(len(self._row_of_slot), dtype=torch.bool, device=self._policy.device)
-        keep[list(feeds)] = True
-        active, _ = self._compact(keep[self._row_of_slot], len(self._row_of_slot))
-        rows: list[int] = self._row_of_slot[:active].tolist()
-        texts = [self._pending[row] + list(feeds[row]) for row in rows]
-        longest = max(map(len, texts))
-        if longest == 0:
-            return
-        if not all(texts):
-            raise ValueError("either every row gets tokens or none does")
-        tokens = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=self._policy.device)
-        self._forward(tokens, torch.tensor([len(text) for text in texts], device=self._policy.device))
+        """Move the rows that speak now to the front, and append to each its pending token and its new text."""
+        texts = {row: self._pending[row] + list(feed) for row, feed in feeds.items()}
+        # Rows that were just added have nothing to append: what they sample from is known.
+        self._to_front([row for row, text in texts.items() if text])
+        told = sum(1 for text in texts.values() if text)
+        if told:
+            in_order = [texts[row] for row in self._row_of_slot[:told].tolist()]
+            longest = max(map(len, in_order))
+            tokens = torch.tensor([text + [0] * (longest - len(text)) for text in in_order], device=self._policy.device)
+            self._forward(tokens, torch.tensor([len(text) for text in in_order], device=self._policy.device))
+        if told < len(texts):
+            self._to_front(list(texts))
+
+    def _to_front(self, rows: Sequence[int]) -> None:
+        chosen = torch.zeros(len(self._row_of_slot), dtype=torch.bool, device=self._policy.device)
+        chosen[list(rows)] = True
+        self._compact(chosen[self._row_of_slot], len(self._row_of_slot))
 
     def _forward(self, tokens: Tensor, lengths: Tensor) -> None:
         """Append `tokens` `[n, t]`, of which `lengths` `[n]` are real, to the first n slots."""
-        self._hidden[: len(tokens)] = self._run(tokens, lengths, first_slot=0)
+        self._hidden[: len(tokens)] = self._run(self._cache, tokens, lengths, first_slot=0)
 
-    def _run(self, tokens: Tensor, lengths: Tensor, *, first_slot: int) -> Tensor:
-        mask, positions = self._cache.begin(lengths, width=tokens.shape[1], first_slot=first_slot)
+    def _run(self, cache: RaggedCache, tokens: Tensor, lengths: Tensor, *, first_slot: int) -> Tensor:
+        mask, positions = cache.begin(lengths, width=tokens.shape[1], first_slot=first_slot)
         hidden = self._policy.hidden_states(
-            tokens, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True
+            tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
-        self._cache.end(lengths, first_slot=first_slot)
+        cache.end(lengths, first_slot=first_slot)
         return hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
 
     def _compact(self, keep: Tensor, active: int) -> tuple[int, Tensor]:
