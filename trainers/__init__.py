@@ -1,5 +1,6 @@
 """Grouped rollouts and LoRA policy gradient for language models, on any Gymnasium environment that speaks text.
 
 The files in the order in which a batch meets them: `config`, `trajectories`, `rendering`, `policy`, `sampling`,
-`rollouts`, `advantages`, `batching`, `losses`, `train`, `evaluate`, `checkpoints`, `run_log`, `recipes`.
+`rollouts`, `games` and `opponents` (several players), `advantages`, `credit`, `batching`, `losses`, `train`,
+`evaluate`, `checkpoints`, `run_log`, `recipes`.
 """

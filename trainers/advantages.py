@@ -58,6 +58,33 @@ def turn_advantages(rewards: Tensor, num_turns: Tensor, scorable: Tensor | None 
     return (to_go - mean) * weight
 
 
+def state_advantages(to_go: Tensor, states: Tensor, prior: Tensor, *, prior_weight: float = 1.0) -> Tensor:
+    """Reward still to come minus the mean of that over the other turns that were taken in the same state.
+
+    For games whose observations show all that matters, such as a board: which positions a trajectory came through, and
+    whether they were any good, is taken out of what its moves are given. Grouping turns by their state follows GiGPO
+    (Feng et al., 2025, arXiv:2505.10978); leaving the turn itself out of the mean keeps the baseline unbiased (Kool et
+    al., 2019; Ahmadian et al., 2024, arXiv:2402.14740).
+
+    Args:
+        to_go: `[N]` reward of each turn and of those after it.
+        states: `[N]` int64, the number of each turn's state, from 0 on.
+        prior: `[N]` what to expect of a turn in a state that nobody else was in.
+        prior_weight: as how many turns the prior counts.
+
+    Returns:
+        `[N]` advantages.
+    """
+    if not to_go.shape == states.shape == prior.shape or to_go.ndim != 1:
+        raise ValueError(f"all three must be [N], not {to_go.shape}, {states.shape} and {prior.shape}")
+    if not prior_weight > 0:
+        raise ValueError(f"prior_weight must be positive, not {prior_weight}")
+    count = torch.bincount(states)[states]
+    total = torch.zeros(int(states.max()) + 1 if len(states) else 0, dtype=to_go.dtype).index_add(0, states, to_go)
+    others = total[states] - to_go
+    return to_go - (others + prior_weight * prior) / (count - 1 + prior_weight)
+
+
 def has_spread(rewards: Tensor, scorable: Tensor | None = None) -> Tensor:
     """Which groups hold something to learn from: `[P]` bool, False where all scorable rewards of a group are equal."""
     keep = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from trainers.policy import Policy
 _MUST_AGREE = (
     "model", "env", "env_args", "groups_per_batch", "group_size", "max_tokens", "temperature", "lora_rank",
     "lora_alpha", "seed", "baseline", "learning_rate", "adam_betas", "adam_eps", "max_grad_norm", "warmup_updates",
-    "schedule", "max_rows",
+    "schedule", "max_rows", "opponents", "past_every", "past_kept",
 )  # fmt: skip
 
 _STATE = "trainer_state.pt"
@@ -49,7 +50,14 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
     return max(run_dir.glob("checkpoints/update_*"), default=None)
 
 
-def save_checkpoint(config: TrainConfig, policy: Policy, optimizer: MasterAdam, *, updates_done: int) -> Path:
+def save_checkpoint(
+    config: TrainConfig,
+    policy: Policy,
+    optimizer: MasterAdam,
+    *,
+    updates_done: int,
+    opponents: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a checkpoint, which appears under its name only when it is whole, and drop the oldest ones."""
     final = config.run_dir / "checkpoints" / f"update_{updates_done:06d}"
     if final.exists():
@@ -60,6 +68,7 @@ def save_checkpoint(config: TrainConfig, policy: Policy, optimizer: MasterAdam, 
     state = {
         "updates_done": updates_done,
         "optimizer": optimizer.state_dict(),
+        "opponents": opponents,
         "config": config.as_json(),
         "dtype": str(policy.dtype).removeprefix("torch."),  # what `auto` was: measured anew it might differ
     }

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+Baseline = Literal["group", "turn", "state"]
 
 
 class ConfigError(ValueError):
@@ -42,9 +45,18 @@ class TrainConfig:
     """Problems a batch."""
     group_size: int = 16
     """Tries at each problem; their mean reward is the baseline."""
-    baseline: Literal["group", "turn"] = "group"
-    """What a turn's advantage is measured against: the mean return of the group, or, in games of many turns, the mean
-    of what is still to come over those of the group that got as far."""
+    baseline: Baseline = "group"
+    """What a turn's advantage is measured against: the mean return of the group; in games of many turns the mean of
+    what is still to come over those of the group that got as far (turn); or, where an observation shows all that
+    matters, as a board does, over all turns of the batch that answered the same one (state)."""
+    opponents: str = "{}"
+    """Games of several players (PettingZoo AEC): who sits in the other seats, and in what share of the games, as a JSON
+    object: self, past (what the policy was), base (the model without its adapter), or a solver of the game. Example:
+    '{"self": 0.5, "past": 0.2, "random": 0.3}'. Empty: a Gymnasium environment."""
+    past_every: int = 10
+    """Keep the adapter as an opponent of the future every so many updates."""
+    past_kept: int = 10
+    """How many such adapters are kept."""
     max_tokens: int = 256
     """Most tokens sampled in one turn."""
     temperature: float = 1.0
@@ -66,7 +78,8 @@ class TrainConfig:
     lora_alpha: int = 32
     """The adapter's output is scaled by lora_alpha / lora_rank."""
     eval_every: int = 20
-    """Evaluate (greedily) every so many updates, and at the end; 0: never."""
+    """Evaluate (greedily) every so many updates, and at the end; 0: never. A game of several players is evaluated as
+    the Gymnasium environment of the same id, with eval_env_args."""
     eval_size: int = 128
     """Problems an evaluation: the first of a finite set of tasks, or held-out seeds of an endless one."""
     save_every: int = 20
@@ -99,7 +112,8 @@ class TrainConfig:
                 f"group_size is {self.group_size}: advantages are rewards minus the mean of their group, "
                 "which is always 0 for a group of one; use at least 2"
             )
-        for name in ("updates", "groups_per_batch", "max_tokens", "lora_rank", "lora_alpha", "max_rows", "eval_size"):
+        for name in ("updates", "groups_per_batch", "max_tokens", "lora_rank", "lora_alpha", "max_rows", "eval_size",
+                     "past_every", "past_kept"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "temperature", "adam_eps"):
@@ -117,35 +131,65 @@ class TrainConfig:
     def _check_env(self) -> None:
         import gymnasium as gym
 
-        train_args, eval_args = self.parsed_env_args(), self.parsed_env_args(evaluation=True)
-        module, _, _ = self.env.rpartition(":")
-        try:
-            if module:
+        shares = self.opponent_shares()
+        module = self.env.rpartition(":")[0]
+        if module:
+            try:
                 importlib.import_module(module)
-            gym.spec(self.env.rpartition(":")[2])
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"env {self.env!r}: there is no module {error.name!r}") from error
-        except gym.error.Error as error:
-            hint = "" if module else "; write MODULE:ID if a module must be imported first, as in llm_envs:GSM8K-v0"
-            raise ConfigError(f"env {self.env!r} is not registered{hint}") from error
-        for arguments in (train_args, eval_args):
+            except ModuleNotFoundError as error:
+                raise ConfigError(f"env {self.env!r}: there is no module {error.name!r}") from error
+        if shares:
+            self._check_game(shares)
+            makers = [self._eval_args] if self.eval_every else []
+        else:
+            makers = [self.parsed_env_args, self._eval_args]
+        if makers:
+            try:
+                gym.spec(self.env.rpartition(":")[2])
+            except gym.error.Error as error:
+                hint = "" if module else "; write MODULE:ID if a module must be imported first, as in llm_envs:GSM8K-v0"
+                raise ConfigError(f"env {self.env!r} is not registered{hint}") from error
+        for arguments in [maker() for maker in makers]:
             try:
                 gym.make(self.env, **arguments).close()
             except Exception as error:
-                raise ConfigError(f"env {self.env!r} cannot be made: {' '.join(str(error).split())}") from error
+                raise ConfigError(f"env {self.env!r} cannot be made: {_one_line(error)}") from error
+
+    def _check_game(self, shares: Mapping[str, float]) -> None:
+        from trainers.games import make_game
+
+        try:
+            env = make_game(self.env, **self.parsed_env_args())
+        except ModuleNotFoundError as error:
+            raise ConfigError("games of several players need PettingZoo: pip install 'pettingzoo>=1.27'") from error
+        except Exception as error:
+            raise ConfigError(f"game {self.env!r} cannot be made: {_one_line(error)}") from error
+        known = ["self", "past", "base", *getattr(env.unwrapped, "solvers", {})]
+        env.close()
+        unknown = [name for name in shares if name not in known]
+        if unknown:
+            raise ConfigError(f"opponents: {unknown[0]!r} is unknown; {self.env} has {', '.join(known)}")
+
+    def opponent_shares(self) -> dict[str, float]:
+        """`opponents` as numbers; empty for an environment of one agent."""
+        shares = _json_object("opponents", self.opponents)
+        for name, share in shares.items():
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < float("inf"):
+                raise ConfigError(f"opponents: the share of {name!r} must be a positive number, not {share!r}")
+        return shares
 
     def parsed_env_args(self, *, evaluation: bool = False) -> dict[str, Any]:
-        """`env_args` as a dictionary, for evaluation with `eval_env_args` over it."""
-        found: dict[str, Any] = {}
-        for name in ("env_args", "eval_env_args") if evaluation else ("env_args",):
-            try:
-                value = json.loads(getattr(self, name))
-            except json.JSONDecodeError as error:
-                raise ConfigError(f"{name} is not JSON: {error}") from error
-            if not isinstance(value, dict):
-                raise ConfigError(f"{name} must be a JSON object, not {getattr(self, name)}")
-            found |= value
+        """`env_args` as a dictionary, for evaluation with `eval_env_args` over it.
+
+        A game of several players is evaluated as another environment, with arguments of its own: `eval_env_args` alone.
+        """
+        found = _json_object("env_args", self.env_args)
+        if evaluation:
+            found = ({} if self.opponent_shares() else found) | _json_object("eval_env_args", self.eval_env_args)
         return found
+
+    def _eval_args(self) -> dict[str, Any]:
+        return self.parsed_env_args(evaluation=True)
 
     def learning_rate_at(self, update: int) -> float:
         """The learning rate of update number `update`, counted from 0."""
@@ -156,3 +200,17 @@ class TrainConfig:
     def as_json(self) -> dict[str, Any]:
         """All settings as JSON values."""
         return {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(self).items()}
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{name} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name} must be a JSON object, not {text}")
+    return value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

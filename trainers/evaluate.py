@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainers.rendering import Renderer
-from trainers.rollouts import EnvPool, RolloutSettings, rollout_groups
+from trainers.rollouts import EnvPool, RolloutSettings, TextEnv, rollout_groups
 from trainers.sampling.base import Sampler
 from trainers.trajectories import Trajectory
 
@@ -17,7 +17,7 @@ _HELD_OUT_SEED = 2**62
 
 
 def evaluate(
-    pool: EnvPool, sampler: Sampler, renderer: Renderer, *, size: int, settings: RolloutSettings
+    pool: EnvPool[TextEnv], sampler: Sampler, renderer: Renderer, *, size: int, settings: RolloutSettings
 ) -> list[Trajectory]:
     """Play one greedy episode on each of `size` problems.
 
@@ -32,7 +32,7 @@ def evaluate(
 
 
 def play_greedily(
-    pool: EnvPool,
+    pool: EnvPool[TextEnv],
     sampler: Sampler,
     renderer: Renderer,
     *,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import gymnasium as gym
 from transformers import AutoConfig
 
 from trainers.config import ConfigError, TrainConfig
-from trainers.rendering import Renderer
+from trainers.games import make_game, observed
+from trainers.rendering import Message, Renderer
 from trainers.rollouts import messages_of
 
 # Of how many problems the prompts are measured.
@@ -29,13 +32,26 @@ def preflight(config: TrainConfig) -> tuple[Renderer, int]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {config.model!r} cannot be read: {str(error).splitlines()[0]}") from error
     context_length = int(model_config.max_position_embeddings)
-    env = gym.make(config.env, **config.parsed_env_args())
-    for seed in range(min(_PROMPTS_CHECKED, config.groups_per_batch * config.updates)):
-        length = len(renderer.prompt(messages_of(*env.reset(seed=seed))))
+    for seed, opening in _openings(config, min(_PROMPTS_CHECKED, config.groups_per_batch * config.updates)):
+        length = len(renderer.prompt(opening))
         if length + config.max_tokens > context_length:
             raise ConfigError(
                 f"the prompt of seed {seed} has {length} tokens; with max_tokens={config.max_tokens} that is over the "
                 f"context of {config.model}, {context_length}"
             )
-    env.close()
     return renderer, context_length
+
+
+def _openings(config: TrainConfig, count: int) -> Iterator[tuple[int, Sequence[Message]]]:
+    """The first messages of the first seeds."""
+    if config.opponent_shares():
+        game = make_game(config.env, **config.parsed_env_args())
+        for seed in range(count):
+            game.reset(seed=seed)
+            yield seed, observed(game)[1]
+        game.close()
+    else:
+        env = gym.make(config.env, **config.parsed_env_args())
+        for seed in range(count):
+            yield seed, messages_of(*env.reset(seed=seed))
+        env.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import gymnasium as gym
 
@@ -24,14 +24,24 @@ class RolloutClock:
     env_seconds: float = 0.0
 
 
+class Closable(Protocol):
+    """All that a pool needs to know of an environment."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+Env = TypeVar("Env", bound=Closable)
+
+
 @dataclass
-class EnvPool:
+class EnvPool(Generic[Env]):
     """Environments that are made when first needed and reused from batch to batch."""
 
-    make: Callable[[], TextEnv]
-    _envs: list[TextEnv] = field(default_factory=list)
+    make: Callable[[], Env]
+    _envs: list[Env] = field(default_factory=list)
 
-    def take(self, count: int) -> list[TextEnv]:
+    def take(self, count: int) -> list[Env]:
         """`count` environments; their state is whatever the last use left."""
         while len(self._envs) < count:
             self._envs.append(self.make())
@@ -55,7 +65,7 @@ class RolloutSettings:
 
 
 def rollout_groups(
-    pool: EnvPool,
+    pool: EnvPool[TextEnv],
     sampler: Sampler,
     renderer: Renderer,
     *,
@@ -123,6 +133,8 @@ def _rollout_wave(
         started = time.perf_counter()
         feeds = {}
         for row, completion in completions.items():
+            _announce(envs[row], renderer.action(completion.tokens))
+        for row, completion in completions.items():
             following = _step(envs[row], rows[row], completion, renderer, settings)
             if following is not None:
                 feeds[row] = following
@@ -159,6 +171,13 @@ def _reset(
             trajectory.append_prompt(prompt)
             rows.append(trajectory)
     return rows, prompts
+
+
+def _announce(env: TextEnv, action: str) -> None:
+    """Tell an environment that wants to know (`prepare`) what is coming, so that slow work of many is one batch."""
+    prepare = getattr(env.unwrapped, "prepare", None)
+    if prepare is not None:
+        prepare(action)
 
 
 def _step(

@@ -77,8 +77,9 @@ class RunLog:
     def update(self, number: int, metrics: Mapping[str, float], group: TrajectoryGroup) -> None:
         """Record an update, with one of its groups as text."""
         _append(self._metrics, {"kind": "update", "update": number, **metrics})
-        for trajectory in group.trajectories:
-            _append(self._episodes, {"update": number, **trajectory.as_record()})
+        played = {"update": number, "env": self._config.env, "env_args": self._config.parsed_env_args()}
+        for record in group.as_records():
+            _append(self._episodes, {**played, **record})
         self.returns.append((number, metrics.get("return_mean", float("nan"))))
         if not (self._chart and self._console.is_terminal):
             self.say(self._line(number, metrics))

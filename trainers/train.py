@@ -9,22 +9,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
-import torch
+import numpy as np
 
-from trainers.advantages import group_mean_advantages, has_spread, turn_advantages
 from trainers.batching import microbatches
 from trainers.checkpoints import load_state, prepare_run_dir, save_checkpoint
 from trainers.config import ConfigError, Interrupted, TrainConfig
+from trainers.credit import assign_credit
 from trainers.evaluate import evaluate, summarize
+from trainers.games import SELF, make_game, play_games
 from trainers.losses import importance_sampling_loss
+from trainers.opponents import OpponentPool
 from trainers.optimizer import MasterAdam
 from trainers.policy import Policy
 from trainers.preflight import preflight
 from trainers.rendering import Renderer
-from trainers.rollouts import EnvPool, RolloutClock, RolloutSettings, rollout_groups
+from trainers.rollouts import EnvPool, RolloutClock, RolloutSettings, TextEnv, rollout_groups
 from trainers.run_log import RunLog
 from trainers.sampling import TorchSampler
 from trainers.trajectories import Group, Trajectory
@@ -43,10 +45,19 @@ class Run:
     renderer: Renderer
     sampler: TorchSampler
     settings: RolloutSettings
-    pool: EnvPool
-    eval_pool: EnvPool
+    pool: EnvPool[TextEnv]
+    games: EnvPool[Any]
+    opponents: OpponentPool | None
+    eval_pool: EnvPool[TextEnv]
     log: RunLog
     updates_done: int = 0
+
+    def save(self) -> Path:
+        """Write a checkpoint of the last finished update."""
+        opponents = None if self.opponents is None else self.opponents.state_dict()
+        return save_checkpoint(
+            self.config, self.policy, self.optimizer, updates_done=self.updates_done, opponents=opponents
+        )
 
 
 def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
@@ -62,15 +73,15 @@ def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
     renderer, context_length = preflight(config)
     checkpoint = prepare_run_dir(config)
     run = _load(config, renderer, context_length, checkpoint, log or RunLog(config))
-    run.log.start(run.updates_done, _known_returns(run.eval_pool))
+    run.log.start(run.updates_done, _known_returns(run.eval_pool) if config.eval_every or run.opponents is None else {})
     try:
         _evaluate_if_due(run)
         while run.updates_done < config.updates:
             _update(run)
             _evaluate_if_due(run)
             if config.save_every and run.updates_done % config.save_every == 0:
-                save_checkpoint(config, run.policy, run.optimizer, updates_done=run.updates_done)
-        save_checkpoint(config, run.policy, run.optimizer, updates_done=run.updates_done)
+                run.save()
+        run.save()
         run.policy.save_adapter(config.run_dir / "adapter")
     except KeyboardInterrupt:
         _rescue(run, "Interrupted")
@@ -80,15 +91,15 @@ def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
         raise
     finally:
         run.log.stop()
-        run.pool.close()
-        run.eval_pool.close()
+        for pool in (run.pool, run.games, run.eval_pool):
+            pool.close()
     return run
 
 
 def _rescue(run: Run, what: str) -> None:
     """Save the last finished update; whatever was under way had not touched the weights yet."""
     run.log.stop()
-    saved = save_checkpoint(run.config, run.policy, run.optimizer, updates_done=run.updates_done)
+    saved = run.save()
     run.log.say(f"{what} after update {run.updates_done}. Adapter and trainer state: {saved}")
 
 
@@ -97,31 +108,26 @@ def _update(run: Run) -> None:
     config, number, clock, started = run.config, run.updates_done, RolloutClock(), time.perf_counter()
     first = config.seed * _SEEDS_APART + number * config.groups_per_batch
     groups: list[Group] = []
-    for group in rollout_groups(
-        run.pool,
-        run.sampler,
-        run.renderer,
-        seeds=range(first, first + config.groups_per_batch),
-        settings=run.settings,
-        sampling_seed=_sampling_seed(config.seed, number),
-        clock=clock,
-    ):
+    for group in _rollout(run, range(first, first + config.groups_per_batch), clock):
         groups.append(group)
         run.log.progress(f"update {number + 1}: sampled {len(groups)} of {config.groups_per_batch} groups")
     rolled_out = time.perf_counter()
     run.log.progress(f"update {number + 1}: training")
-    trajectories, advantages, spread = _select(groups, config.baseline)
-    learned = _backward(run, trajectories, advantages)
+    credit = assign_credit(groups, config.baseline)
+    learned = _backward(run, credit.trajectories, credit.advantages)
     everything = [trajectory for group in groups for trajectory in group.trajectories]
     sampled = sum(t.num_action_tokens for t in everything)
     with _uninterrupted():  # step, count and log agree, whenever Ctrl-C comes
-        if trajectories:
+        if credit.trajectories:
             run.optimizer.set_learning_rate(config.learning_rate_at(number))
             learned["grad_norm"] = run.optimizer.step(max_grad_norm=config.max_grad_norm)
         run.updates_done += 1
+        if run.opponents is not None and run.updates_done % config.past_every == 0:
+            run.opponents.remember(run.updates_done)
         metrics = {
             **summarize(everything),
-            "constant_groups_share": 1.0 - spread,
+            **_returns_by_opponent(groups),
+            "constant_groups_share": 1.0 - credit.spread_share,
             **learned,
             "entropy": -sum(map(sum, (t.logprobs for t in everything))) / max(1, sampled),
             "action_tokens": float(sampled),
@@ -133,34 +139,32 @@ def _update(run: Run) -> None:
         run.log.update(run.updates_done, metrics, groups[0])
 
 
-def _select(
-    groups: Sequence[Group], baseline: Literal["group", "turn"]
-) -> tuple[list[Trajectory], list[list[float]], float]:
-    """Trajectories that there is something to learn from, the advantage of each of their turns, and the groups' share.
+def _rollout(run: Run, seeds: range, clock: RolloutClock) -> Iterator[Group]:
+    """The groups of one update: of an environment of one agent, or of a game of several."""
+    config, sampling_seed = run.config, _sampling_seed(run.config.seed, run.updates_done)
+    if run.opponents is None:
+        yield from rollout_groups(
+            run.pool, run.sampler, run.renderer,
+            seeds=seeds, settings=run.settings, sampling_seed=sampling_seed, clock=clock,
+        )  # fmt: skip
+        return
+    rng = np.random.default_rng([config.seed, run.updates_done])
+    [game] = run.games.take(1)
+    lineups = run.opponents.draw(seeds, num_seats=len(game.possible_agents), rng=rng)
+    yield from play_games(
+        run.games, run.sampler, run.renderer, run.opponents,
+        lineups=lineups, settings=run.settings, sampling_seed=sampling_seed, clock=clock,
+    )  # fmt: skip
 
-    A group whose returns are all equal is left out, and so is an episode that the environment failed to judge.
-    """
-    width = max(len(t.turns) for group in groups for t in group.trajectories)
-    rewards = torch.zeros(len(groups), len(groups[0].trajectories), width)  # [P, G, K]
-    num_turns = torch.zeros(rewards.shape[:2], dtype=torch.int64)
-    scorable = torch.zeros(rewards.shape[:2], dtype=torch.bool)
-    for p, group in enumerate(groups):
-        for g, trajectory in enumerate(group.trajectories):
-            rewards[p, g, : len(trajectory.turns)] = torch.tensor([turn.reward for turn in trajectory.turns])
-            num_turns[p, g], scorable[p, g] = len(trajectory.turns), trajectory.is_scorable
-    returns = rewards.sum(2)  # [P, G]
-    if baseline == "turn":
-        advantages = turn_advantages(rewards, num_turns, scorable)
-    else:
-        advantages = group_mean_advantages(returns, scorable)[:, :, None].expand(-1, -1, width)
-    spread = has_spread(returns, scorable)
-    chosen = [
-        (trajectory, advantages[p, g, : len(trajectory.turns)].tolist())
-        for p, group in enumerate(groups)
-        for g, trajectory in enumerate(group.trajectories)
-        if spread[p] and scorable[p, g]
-    ]
-    return [t for t, _ in chosen], [a for _, a in chosen], float(spread.float().mean())
+
+def _returns_by_opponent(groups: Sequence[Group]) -> dict[str, float]:
+    """Mean return against each kind of opponent, and in self-play for each seat."""
+    returns: dict[str, list[float]] = {}
+    for group in groups:
+        if group.opponent:
+            name = group.agent if group.opponent == SELF else group.opponent.partition(" ")[0]
+            returns.setdefault(f"return_{name}", []).extend(t.total_reward for t in group.trajectories if t.is_scorable)
+    return {name: sum(values) / len(values) for name, values in sorted(returns.items()) if values}
 
 
 def _backward(run: Run, trajectories: Sequence[Trajectory], advantages: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -209,6 +213,11 @@ def _load(config: TrainConfig, renderer: Renderer, context_length: int, checkpoi
     )
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])
+    opponents = None
+    if config.opponent_shares():
+        opponents = OpponentPool(policy, config.opponent_shares(), kept=config.past_kept)
+        if state is not None:
+            opponents.load_state_dict(state["opponents"])
     return Run(
         config=config,
         policy=policy,
@@ -223,13 +232,15 @@ def _load(config: TrainConfig, renderer: Renderer, context_length: int, checkpoi
             max_rows=config.max_rows,
         ),
         pool=EnvPool(partial(gym.make, config.env, **config.parsed_env_args())),
+        games=EnvPool(partial(make_game, config.env, **config.parsed_env_args())),
+        opponents=opponents,
         eval_pool=EnvPool(partial(gym.make, config.env, **config.parsed_env_args(evaluation=True))),
         log=log,
         updates_done=0 if state is None else int(state["updates_done"]),
     )
 
 
-def _known_returns(pool: EnvPool) -> dict[str, float]:
+def _known_returns(pool: EnvPool[TextEnv]) -> dict[str, float]:
     """What the environment's own solvers earn in expectation, where the environment says so."""
     env: Any = pool.take(1)[0].unwrapped
     if not hasattr(env, "solver_return"):

@@ -103,6 +103,7 @@ class Trajectory:
             "return": self.total_reward,
             "observations": self.observations,
             "actions": [turn.action for turn in self.turns],
+            "rewards": [turn.reward for turn in self.turns],
             "verdicts": [turn.verdict for turn in self.turns],
             "stop_reasons": [turn.stop_reason for turn in self.turns],
             "action_tokens": self.num_action_tokens,
@@ -111,7 +112,20 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The G trajectories of one seed: the same problem, tried G times."""
+    """The G trajectories of one seed: the same problem, tried G times.
+
+    In a game of several players: those of one seat, against one opponent.
+    """
 
     seed: int
     trajectories: list[Trajectory]
+    agent: str = ""
+    """Whose seat it was."""
+    opponent: str = ""
+    """Who else played."""
+    games: list[dict[str, Any]] = field(default_factory=list)
+    """The whole games as records, where a trajectory is only one side of them."""
+
+    def as_records(self) -> list[dict[str, Any]]:
+        """The group's episodes as JSON-able dictionaries."""
+        return self.games or [trajectory.as_record() for trajectory in self.trajectories]

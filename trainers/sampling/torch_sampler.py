@@ -49,9 +49,7 @@ class TorchSession:
     and may be asked again in the next turn or, while others speak, in a later one.
     """
 
-    def __init__(
-        self, policy: Policy, stop_tokens: Tensor, context_length: int, generator: torch.Generator
-    ) -> None:
+    def __init__(self, policy: Policy, stop_tokens: Tensor, context_length: int, generator: torch.Generator) -> None:
         self._policy = policy
         self._stop_tokens = stop_tokens
         self._context_length = context_length
