@@ -19,6 +19,10 @@ class Registration:
         turns: How many actions an episode takes at most.
         data: The folder of its rows below ``$LLM_ENVS_DATA``; None where tasks are made up on the spot.
         kwargs: Constructor arguments that the id stands for.
+        random_return: The expected return of the solver ``"random"``, to four digits; None where it is not known or
+            depends on the rows.
+        best_return: The same of ``best_solver``.
+        best_solver: The solver of the greatest expected return that is known.
     """
 
     entry_point: str
@@ -26,6 +30,9 @@ class Registration:
     turns: int = 1
     data: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    random_return: float | None = None
+    best_return: float | None = None
+    best_solver: str | None = None
 
 
 REGISTRY: Mapping[str, Registration] = {
@@ -39,9 +46,33 @@ REGISTRY: Mapping[str, Registration] = {
     ),
     "HumanEval-v0": Registration("llm_envs.coding.human_eval:HumanEvalEnv", reward_threshold=0.9, data="human_eval"),
     "MBPP-v0": Registration("llm_envs.coding.mbpp:MBPPEnv", reward_threshold=0.8, turns=2, data="mbpp"),
-    "Arithmetic-v0": Registration("llm_envs.maths.arithmetic:ArithmeticEnv", reward_threshold=0.99),
-    "GuessNumber-v0": Registration("llm_envs.games.guess_number:GuessNumberEnv", reward_threshold=5.0, turns=10),
-    "TicTacToe-v0": Registration("llm_envs.games.tic_tac_toe:TicTacToeEnv", reward_threshold=0.9, turns=5),
+    "Arithmetic-v0": Registration(
+        "llm_envs.maths.arithmetic:ArithmeticEnv", reward_threshold=0.99, best_return=1.0, best_solver="oracle"
+    ),
+    "GuessNumber-v0": Registration(
+        "llm_envs.games.guess_number:GuessNumberEnv",
+        reward_threshold=5.0,
+        turns=10,
+        random_return=0.5338,
+        best_return=5.2,
+        best_solver="optimal",
+    ),
+    "TwentyQuestions-v0": Registration(
+        "llm_envs.games.twenty_questions:TwentyQuestionsEnv",
+        reward_threshold=6.5,
+        turns=20,
+        random_return=0.1896,
+        best_return=6.592,
+        best_solver="lookahead",
+    ),
+    "TicTacToe-v0": Registration(
+        "llm_envs.games.tic_tac_toe:TicTacToeEnv",
+        reward_threshold=0.9,
+        turns=5,
+        random_return=0.0,
+        best_return=0.9598,
+        best_solver="best_response",
+    ),
 }
 
 PETTINGZOO: Mapping[str, str] = {"TicTacToe-v0": "llm_envs.games.tic_tac_toe:env"}
@@ -70,7 +101,7 @@ def register_all() -> None:
 def _register_pettingzoo() -> None:
     """Register the games for several agents, where there is a PettingZoo with a registry (1.27 on)."""
     try:
-        from pettingzoo import aec_registry, register  # type: ignore[import-untyped]
+        from pettingzoo import aec_registry, register
     except ImportError:
         return
     for env_id, entry_point in PETTINGZOO.items():

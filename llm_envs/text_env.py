@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from operator import index as as_index
 from typing import Any, ClassVar, NamedTuple
 
@@ -74,12 +75,21 @@ class TextEnv(gym.Env[str, str]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
         self.render_mode = render_mode
-        self.observation_space = AnyText()
-        self.action_space = AnyText()
         self._started = False
         self._running = False
         self._last_action: str | None = None
         self._last_observation = ""
+
+    # Spaces are made when they are first asked for: an episode needs none.
+    @cached_property
+    def observation_space(self) -> AnyText:  # type: ignore[override]  # an attribute there, and here as well
+        """Every text."""
+        return AnyText()
+
+    @cached_property
+    def action_space(self) -> AnyText:  # type: ignore[override]
+        """Every text."""
+        return AnyText()
 
     # --- What a subclass implements ---
 
@@ -152,10 +162,17 @@ class TextEnv(gym.Env[str, str]):
         self._last_action, self._last_observation = action, reply
         info = {
             "messages": [user_message(reply)] if reply else [],
-            "verdict": verdict.value,
+            "verdict": str(verdict),
             "reward_parts": reward_parts,
         }
         return reply, float(sum(reward_parts.values())), terminated, False, info
+
+    def prepare(self, action: str) -> None:
+        """A hint that ``step(action)`` follows. It never changes what a step returns, and may be left out.
+
+        An environment that asks a slow service overrides it to begin with the work: whoever plays many environments
+        calls it on all of them before the first `step`, so that their work can become one batch. Does nothing here.
+        """
 
     def render(self) -> str | None:
         """The last action and the answer to it (or the opening) as text; None without a render mode.

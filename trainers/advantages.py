@@ -85,6 +85,28 @@ def state_advantages(to_go: Tensor, states: Tensor, prior: Tensor, *, prior_weig
     return to_go - (others + prior_weight * prior) / (count - 1 + prior_weight)
 
 
+def with_kl_penalty(
+    advantages: Tensor, sampled_logprobs: Tensor, base_logprobs: Tensor, coef: float, *, mean: float
+) -> Tensor:
+    """Take `coef` times each token's log-ratio to the base model, less the batch's mean, from its advantage.
+
+    The log-ratio of a sampled token is the unbiased estimator k1 of the divergence KL(policy, base) (Schulman, 2020);
+    as a part of the reward, rather than of the loss, its gradient is the divergence's own (Tang and Munos, 2025,
+    arXiv:2506.09477). The mean is a baseline: it changes no expectation.
+
+    Args:
+        advantages: `[N]`, of tokens.
+        sampled_logprobs: `[N]`, under the policy that sampled them.
+        base_logprobs: `[N]`, under the base model.
+        coef: how many units of reward one nat costs.
+        mean: of the log-ratios of the whole batch, whichever part of it these tokens are.
+
+    Returns:
+        `[N]` advantages.
+    """
+    return advantages - coef * (sampled_logprobs - base_logprobs - mean)
+
+
 def has_spread(rewards: Tensor, scorable: Tensor | None = None) -> Tensor:
     """Which groups hold something to learn from: `[P]` bool, False where all scorable rewards of a group are equal."""
     keep = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable

@@ -63,10 +63,10 @@ class ChatAnswerer:
         self._yes_tokens, self._no_tokens = (self._spellings(word) for word in ("yes", "no"))
         if not self._yes_tokens or not self._no_tokens:
             raise ValueError(f"the tokenizer of {model} has no token for yes or none for no")
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(model), dtype=choose_dtype(dtype, self._device), attn_implementation="sdpa"
         )
-        self._model.to(self._device).eval()
+        self._model = loaded.to(self._device).eval()
 
     def answer_many(self, chats: Sequence[Sequence[Message]]) -> list[Literal["yes", "no"] | None]:
         """What the model would say first to each chat; None where that is neither yes nor no."""

@@ -17,7 +17,7 @@ from trainers.policy import Policy
 _MUST_AGREE = (
     "model", "env", "env_args", "groups_per_batch", "group_size", "max_tokens", "temperature", "lora_rank",
     "lora_alpha", "seed", "baseline", "learning_rate", "adam_betas", "adam_eps", "max_grad_norm", "warmup_updates",
-    "schedule", "max_rows", "opponents", "past_every", "past_kept",
+    "schedule", "max_rows", "opponents", "past_every", "past_kept", "kl_coef",
 )  # fmt: skip
 
 _STATE = "trainer_state.pt"
@@ -88,6 +88,7 @@ def load_state(checkpoint: Path, config: TrainConfig) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(checkpoint / _STATE, weights_only=True)
     now = config.as_json()
     for name in _MUST_AGREE:
-        if state["config"][name] != now[name]:
-            raise ConfigError(f"{checkpoint} was written with {name}={state['config'][name]}, not {now[name]}")
+        then = state["config"].get(name, getattr(TrainConfig, name, None))  # one that was written before there was it
+        if then != now[name]:
+            raise ConfigError(f"{checkpoint} was written with {name}={then}, not {now[name]}")
     return state

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Baseline = Literal["group", "turn", "state"]
 
@@ -71,6 +71,9 @@ class TrainConfig:
     """Decay of Adam's moments."""
     adam_eps: float = 1e-8
     """Adam's epsilon."""
+    kl_coef: float = 0.0
+    """What it costs to leave the base model, in reward for every nat of log-ratio of a sampled token. It keeps a policy
+    from settling on the first thing that is better than nothing, before it has seen what is best."""
     max_grad_norm: float | None = None
     """Clip the gradient to this norm; None: leave it."""
     lora_rank: int = 32
@@ -119,11 +122,13 @@ class TrainConfig:
         for name in ("learning_rate", "temperature", "adam_eps"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("eval_every", "save_every", "seed", "warmup_updates"):
+        for name in ("eval_every", "save_every", "seed", "warmup_updates", "kl_coef"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigError(f"max_grad_norm must be positive, not {self.max_grad_norm}")
+        if self.baseline not in get_args(Baseline):
+            raise ConfigError(f"baseline must be one of {', '.join(get_args(Baseline))}, not {self.baseline!r}")
         if self.resume and self.overwrite:
             raise ConfigError("resume and overwrite exclude each other")
         self._check_env()
@@ -160,9 +165,9 @@ class TrainConfig:
 
         try:
             env = make_game(self.env, **self.parsed_env_args())
-        except ModuleNotFoundError as error:
-            raise ConfigError("games of several players need PettingZoo: pip install 'pettingzoo>=1.27'") from error
         except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == "pettingzoo":
+                raise ConfigError("games of several players need PettingZoo: pip install 'pettingzoo>=1.27'") from error
             raise ConfigError(f"game {self.env!r} cannot be made: {_one_line(error)}") from error
         known = ["self", "past", "base", *getattr(env.unwrapped, "solvers", {})]
         env.close()

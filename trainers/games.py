@@ -23,7 +23,7 @@ from trainers.sampling.base import Sampler, Session
 from trainers.trajectories import Completion, Group, StopReason, Trajectory, Turn
 
 if TYPE_CHECKING:
-    from pettingzoo import AECEnv  # type: ignore[import-untyped]
+    from pettingzoo import AECEnv
 
 SELF = "self"
 """The opponent's name when every seat is the policy."""
@@ -100,7 +100,8 @@ def play_games(
         clock: is told where the time went.
     """
     clock = clock or RolloutClock()
-    per_wave = max(1, settings.max_rows // (2 * settings.group_size))
+    num_seats = len(pool.take(1)[0].possible_agents)
+    per_wave = max(1, settings.max_rows // (num_seats * settings.group_size))
     for wave, start in enumerate(range(0, len(lineups), per_wave)):
         part = lineups[start : start + per_wave]
         started = time.perf_counter()
@@ -109,11 +110,20 @@ def play_games(
             [_Game.begin(next(envs), lineup, opponents, chance) for chance in chances.spawn(settings.group_size)]
             for lineup, chances in zip(part, np.random.SeedSequence(sampling_seed + wave).spawn(len(part)), strict=True)
         ]
+        for group in games:
+            _check_alike(group)
         clock.env_seconds += time.perf_counter() - started
         everything = [game for group in games for game in group]
         _Table(everything, sampler, renderer, opponents, settings, sampling_seed + wave, clock).play()
         for lineup, group in zip(part, games, strict=True):
             yield from _groups(lineup, group)
+
+
+def _check_alike(games: Sequence[_Game]) -> None:
+    """The games of a group must begin alike: else their mean return is no baseline."""
+    starts = [(game.env.agent_selection, observed(game.env)) for game in games]
+    if any(start != starts[0] for start in starts):
+        raise RuntimeError(f"{games[0].env} began in two different ways for seed {games[0].seed}: not a group")
 
 
 def _groups(lineup: Lineup, games: Sequence[_Game]) -> Iterator[Group]:
@@ -176,12 +186,12 @@ class _Game:
     @classmethod
     def begin(cls, env: AECEnv, lineup: Lineup, opponents: Opponents, chance: np.random.SeedSequence) -> _Game:
         env.reset(seed=lineup.seed)
-        seats = {}
+        seats, seeds = {}, iter(chance.generate_state(len(env.possible_agents)).tolist())
         for number, agent in enumerate(env.possible_agents):
             mine = lineup.opponent == SELF or number == lineup.seat
             player = None
             if not mine:
-                player = opponents.scripted(lineup.opponent, env, seed=int(chance.generate_state(1)[0]))
+                player = opponents.scripted(lineup.opponent, env, seed=next(seeds))
             seats[agent] = _Seat(SELF if mine else lineup.opponent, player, Trajectory(seed=lineup.seed))
         return cls(env, lineup.seed, seats)
 
@@ -300,7 +310,8 @@ class _Table:
             assert seat.row is not None
             seat.trajectory.append_prompt(seat.feed)
             feeds[seat.row] = [] if id(seat) in begun else seat.feed
-        found = self._sessions[model].sample(
-            feeds, max_tokens=self._settings.max_tokens, temperature=self._settings.temperature
-        )
+        temperature = self._settings.temperature
+        if model != SELF and self._settings.opponent_temperature is not None:
+            temperature = self._settings.opponent_temperature
+        found = self._sessions[model].sample(feeds, max_tokens=self._settings.max_tokens, temperature=temperature)
         return [found[seat.row] for seat in seats if seat.row is not None]

@@ -15,7 +15,7 @@ from trainers.policy import Policy
 from trainers.reading import Player
 
 if TYPE_CHECKING:
-    from pettingzoo import AECEnv  # type: ignore[import-untyped]
+    from pettingzoo import AECEnv
 
 BASE, PAST = "base", "past"
 MODELS = (SELF, BASE, PAST)
@@ -45,13 +45,13 @@ class OpponentPool:
         self._past: dict[int, dict[str, Tensor]] = {}
 
     def draw(self, seeds: range, *, num_seats: int, rng: np.random.Generator) -> list[Lineup]:
-        """One lineup a seed; the policy's seat goes round, so that no seat is favoured."""
+        """One lineup a seed; the policy's seat goes round with the seeds, so that no seat is favoured."""
         lineups = []
-        for number, seed in enumerate(seeds):
+        for seed in seeds:
             name = self._names[int(rng.choice(len(self._names), p=self._chances))]
             if name == PAST:  # before there is one, it is what the policy is now
                 name = f"{PAST} {rng.choice(list(self._past))}" if self._past else SELF
-            lineups.append(Lineup(seed, name, number % num_seats))
+            lineups.append(Lineup(seed, name, seed % num_seats))
         return lineups
 
     def remember(self, updates_done: int) -> None:

@@ -62,6 +62,8 @@ class RolloutSettings:
     temperature: float
     context_length: int
     max_rows: int = 512
+    opponent_temperature: float | None = None
+    """Of other models in games of several players; None: `temperature`."""
 
 
 def rollout_groups(

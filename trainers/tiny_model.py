@@ -1,9 +1,10 @@
-"""A language model small enough for a laptop, shipped as code: random weights and a word-level tokenizer."""
+"""A language model small enough for a laptop, shipped as code: random weights, and a tokenizer of words or lines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -11,9 +12,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 MAX_PARAMETERS = 3_000_000
 
+Unit = Literal["word", "line"]
+
 _SPECIAL_TOKENS = ["<unk>", "<pad>", "<assistant>", "<end>"]
 
-_CHAT_TEMPLATE = (
+_WORD_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<assistant>{{ message['content'] }}<end>"
     "{% else %}{{ message['content'] }} {% endif %}"
@@ -21,20 +24,37 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
+# Where every message is a token or two, a token that only says whose turn it is would be a third of the text: what is
+# said after <end> is the other's, and then it is the assistant's turn.
+_LINE_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['content'] }}{% if message['role'] == 'assistant' %}<end>{% else %}{{ '\n' }}{% endif %}"
+    "{% endfor %}"
+)
 
-def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """One token for every word (what stands between spaces) of `texts`, and the four tokens of the chat template."""
-    words = dict.fromkeys(word for text in texts for word in text.split())
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*_SPECIAL_TOKENS, *words]))}
+
+def build_tokenizer(texts: Iterable[str], *, unit: Unit = "word") -> PreTrainedTokenizerFast:
+    """One token for every unit of `texts`, and the four special ones.
+
+    Args:
+        texts: all that is ever said.
+        unit: what a token is: a word (what stands between spaces), or a whole line, for games in which whoever speaks
+            says one of a thousand sentences. Then a question is one choice and not five, and a game is short.
+    """
+    pieces = dict.fromkeys(piece for text in texts for piece in (text.split() if unit == "word" else text.split("\n")))
+    pieces.pop("", None)
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys([*_SPECIAL_TOKENS, *pieces]))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.WhitespaceSplit() if unit == "word" else pre_tokenizers.Split("\n", behavior="removed")
+    )
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         unk_token="<unk>",
         pad_token="<pad>",
         eos_token="<end>",
         extra_special_tokens=["<assistant>"],
-        chat_template=_CHAT_TEMPLATE,
+        chat_template=_WORD_TEMPLATE if unit == "word" else _LINE_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
 
@@ -43,19 +63,20 @@ def build_tiny_model(
     texts: Iterable[str],
     *,
     seed: int,
+    unit: Unit = "word",
     hidden_size: int = 128,
     num_layers: int = 3,
     num_heads: int = 4,
     context_length: int = 256,
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """A Llama-type model of random weights whose vocabulary is the words of `texts`.
+    """A Llama-type model of random weights whose vocabulary is the words, or the lines, of `texts`.
 
     Both save with `save_pretrained` and load with the Auto classes like any other model.
 
     Raises:
         ValueError: when the model would have more than `MAX_PARAMETERS` parameters.
     """
-    tokenizer = build_tokenizer(texts)
+    tokenizer = build_tokenizer(texts, unit=unit)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,

@@ -13,8 +13,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
+from torch import Tensor
 
-from trainers.batching import microbatches
+from trainers.advantages import with_kl_penalty
+from trainers.batching import Microbatch, microbatches
 from trainers.checkpoints import load_state, prepare_run_dir, save_checkpoint
 from trainers.config import ConfigError, Interrupted, TrainConfig
 from trainers.credit import assign_credit
@@ -110,7 +113,9 @@ def _update(run: Run) -> None:
     groups: list[Group] = []
     for group in _rollout(run, range(first, first + config.groups_per_batch), clock):
         groups.append(group)
-        run.log.progress(f"update {number + 1}: sampled {len(groups)} of {config.groups_per_batch} groups")
+        # Of a game of several players there is a group for every seat of the policy; problems come in order.
+        done = group.seed - first + 1
+        run.log.progress(f"update {number + 1}: sampled {done} of {config.groups_per_batch} groups")
     rolled_out = time.perf_counter()
     run.log.progress(f"update {number + 1}: training")
     credit = assign_credit(groups, config.baseline)
@@ -171,16 +176,31 @@ def _backward(run: Run, trajectories: Sequence[Trajectory], advantages: Sequence
     """Gradients of the mean loss over all sampled tokens of the batch; empty when there is nothing to learn from."""
     if not trajectories:
         return {}
+    kl_coef, temperature = run.config.kl_coef, run.settings.temperature
     total = sum(t.num_action_tokens for t in trajectories)
     loss_sum = gap_sum = 0.0
-    for part in microbatches(trajectories, advantages, tokens_per_microbatch=run.config.tokens_per_microbatch):
-        batch = part.to(run.policy.device)
-        logprobs = run.policy.logprobs(batch.tokens, batch.is_action, temperature=run.settings.temperature)
-        loss = importance_sampling_loss(logprobs, batch.sampled_logprobs, batch.advantages) / total
+    cut = microbatches(trajectories, advantages, tokens_per_microbatch=run.config.tokens_per_microbatch)
+    batches = [part.to(run.policy.device) for part in cut]
+    bases = _base_logprobs(run, batches) if kl_coef else []
+    kl = sum(float((b.sampled_logprobs - base).sum()) for b, base in zip(batches, bases, strict=False)) / total
+    for number, batch in enumerate(batches):
+        credited = batch.advantages
+        if kl_coef:
+            credited = with_kl_penalty(credited, batch.sampled_logprobs, bases[number], kl_coef, mean=kl)
+        logprobs = run.policy.logprobs(batch.tokens, batch.is_action, temperature=temperature)
+        loss = importance_sampling_loss(logprobs, batch.sampled_logprobs, credited) / total
         loss.backward()  # type: ignore[no-untyped-call]
         loss_sum += float(loss.detach())
         gap_sum += float((logprobs.detach() - batch.sampled_logprobs).abs().sum())
-    return {"loss": loss_sum, "logprob_gap": gap_sum / total}
+    found = {"loss": loss_sum, "logprob_gap": gap_sum / total}
+    return found | ({"kl": kl} if kl_coef else {})
+
+
+@torch.no_grad()
+def _base_logprobs(run: Run, batches: Sequence[Microbatch]) -> list[Tensor]:
+    """The sampled tokens' log probabilities under the base model, `[N]` a batch."""
+    with run.policy.playing_as(None):
+        return [run.policy.logprobs(b.tokens, b.is_action, temperature=run.settings.temperature) for b in batches]
 
 
 def _evaluate_if_due(run: Run) -> None:

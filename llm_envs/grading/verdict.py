@@ -12,6 +12,8 @@ class Verdict(StrEnum):
     WRONG = "wrong"
     UNPARSED = "unparsed"
     """No answer could be read from the action."""
+    ILLEGAL = "illegal"
+    """The action was read, but the rules of the game forbid it."""
     TIMEOUT = "timeout"
     """The action's program or formula took too long."""
     UNSCORABLE = "unscorable"

@@ -10,6 +10,7 @@ import numpy as np
 from llm_envs.games.tic_tac_toe.rules import Position, positions, read_board, start
 
 if TYPE_CHECKING:
+    from llm_envs.games.tic_tac_toe.aec import raw_env
     from llm_envs.games.tic_tac_toe.single import TicTacToeEnv
 
 __all__ = ["BestResponsePlayer", "MinimaxPlayer", "RandomPlayer", "expected_return"]
@@ -24,8 +25,7 @@ Chances = Mapping[int, Fraction]
 class _Player:
     """Reads the board off the observation, and draws one of the moves that it holds for equally good."""
 
-    def __init__(self, env: "TicTacToeEnv", seed: int = 0) -> None:
-        self._opponent = env.opponent_name
+    def __init__(self, env: "TicTacToeEnv | raw_env", seed: int = 0) -> None:  # noqa: ARG002 (two need none)
         self._rng = np.random.default_rng(seed)
         self._opening = ""
 
@@ -58,10 +58,14 @@ class MinimaxPlayer(_Player):
 
 
 class BestResponsePlayer(_Player):
-    """Any move of the greatest expected return against the opponent. A callable one is taken to play perfectly."""
+    """Any move of the greatest expected return against the opponent. One without a name is taken to play perfectly."""
+
+    def __init__(self, env: "TicTacToeEnv", seed: int = 0) -> None:
+        super().__init__(env, seed)
+        self._opponent = env.opponent_name or "optimal"
 
     def _choose(self, position: Position) -> Sequence[int]:
-        return _best_responses(self._opponent or "optimal", position)
+        return _best_responses(self._opponent, position)
 
 
 # --- What they earn ---

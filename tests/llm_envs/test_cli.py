@@ -1,14 +1,17 @@
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
-from llm_envs import __version__
+from llm_envs import TextEnv, __version__
 from llm_envs.cli import check_data, main
+from llm_envs.registration import REGISTRY
 
 ROWS: list[dict[str, Any]] = [
     {"problem": "What is $2 + 2$?", "answer": "4"},
@@ -144,7 +147,7 @@ def test_an_interruption_is_quiet(path, monkeypatch, capsys):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("llm_envs.cli.why_ungradable", interrupt)
+    monkeypatch.setattr("llm_envs.cli.data.why_ungradable", interrupt)
     assert main(["check-data", "Polaris-v0", "--data", str(path)]) == 130
     assert capsys.readouterr() == ("", "")
 
@@ -152,22 +155,43 @@ def test_an_interruption_is_quiet(path, monkeypatch, capsys):
 def test_the_list(capsys):
     assert main(["list"]) == 0
     assert capsys.readouterr().out == (
-        "id                turns  data             threshold\n"
-        "GSM8K-v0          1      gsm8k            0.9\n"
-        "MATH-v0           1      math             0.9\n"
-        "Polaris-v0        1      polaris          0.8\n"
-        "DeepMath-v0       1      deepmath         0.8\n"
-        "DeepCoder-v0      1      deepcoder        0.6\n"
-        "LiveCodeBench-v0  2      live_code_bench  0.6\n"
-        "HumanEval-v0      1      human_eval       0.9\n"
-        "MBPP-v0           2      mbpp             0.8\n"
-        "Arithmetic-v0     1      none             0.99\n"
-        "GuessNumber-v0    10     none             5\n"
+        "id                  turns  data             threshold  random  best known\n"
+        "GSM8K-v0            1      gsm8k            0.9        -       -\n"
+        "MATH-v0             1      math             0.9        -       -\n"
+        "Polaris-v0          1      polaris          0.8        -       -\n"
+        "DeepMath-v0         1      deepmath         0.8        -       -\n"
+        "DeepCoder-v0        1      deepcoder        0.6        -       -\n"
+        "LiveCodeBench-v0    2      live_code_bench  0.6        -       -\n"
+        "HumanEval-v0        1      human_eval       0.9        -       -\n"
+        "MBPP-v0             2      mbpp             0.8        -       -\n"
+        "Arithmetic-v0       1      none             0.99       -       1 (oracle)\n"
+        "GuessNumber-v0      10     none             5          0.5338  5.2 (optimal)\n"
+        "TwentyQuestions-v0  20     none             6.5        0.1896  6.592 (lookahead)\n"
+        "TicTacToe-v0        5      none             0.9        0       0.9598 (best_response)\n"
     )
 
 
+@pytest.mark.parametrize("env_id", [env_id for env_id, entry in REGISTRY.items() if entry.data is None])
+def test_the_returns_of_the_list_are_those_of_the_environments(env_id):
+    entry, env = REGISTRY[env_id], gym.make(env_id).unwrapped
+    assert isinstance(env, TextEnv)
+    returns = {name: env.solver_return(name) for name in env.solvers}
+    known = {name: value for name, value in returns.items() if value is not None}
+    assert entry.random_return == (pytest.approx(returns["random"], abs=5e-5) if "random" in known else None)
+    assert entry.best_return == pytest.approx(max(known.values()), abs=5e-4)
+    assert known[str(entry.best_solver)] == max(known.values())
+
+
+def test_the_list_takes_no_second():
+    code = "import sys; from llm_envs.cli import main; sys.exit(main(['list']))"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+
+
 def test_progress_is_for_terminals(path, monkeypatch, capsys):
-    monkeypatch.setattr("llm_envs.cli._REPORT_EVERY", 4)
+    monkeypatch.setattr("llm_envs.cli.shared._REPORT_EVERY", 4)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     main(["check-data", "Polaris-v0", "--data", str(path)])
     assert capsys.readouterr().err == "\r4 of 7 rows\r7 of 7 rows\n"

@@ -182,6 +182,48 @@ def test_bisection_earns_the_optimum_over_all_secrets(n, k):
     )
 
 
+@pytest.mark.parametrize("n", [*range(2, 40), 1_023, 1_024, 1_025])
+@pytest.mark.parametrize("k", [1, 3, 10, 20])
+def test_bisection_earns_the_optimum_whatever_the_size(n, k):
+    """Its own tree, walked; up to 39 numbers, the best of all trees as well."""
+    earned = total_of_bisection(n, k)
+    assert optimal_return(n, k) == earned / n
+    if n < 40:
+        assert earned == best_total(n, k)
+
+
+@cache
+def total_of_bisection(n, k) -> Any:
+    """Summed over n secrets. Of an even number the solver guesses the lower of the two in the middle."""
+    if n == 0 or k == 0:
+        return 0
+    below = (n - 1) // 2
+    return k + total_of_bisection(below, k - 1) + total_of_bisection(n - 1 - below, k - 1)
+
+
+@pytest.mark.parametrize(
+    ("high", "max_guesses", "expected"),
+    [
+        (1_024, 10, 2_036 / 1_024),  # 1 * 10 + 2 * 9 + ... + 512 * 1; one secret is out of reach
+        (1_024, 11, 3_060 / 1_024),  # 1 * 11 + 2 * 10 + ... + 512 * 2 + 1
+        (4_096, 12, 8_178 / 4_096),
+        (4_096, 10, 2_036 / 4_096),
+        (10**6, 20, 2_048_555 / 10**6),
+    ],
+)
+def test_great_ranges(high, max_guesses, expected):
+    env = GuessNumberEnv(high=high, max_guesses=max_guesses)
+    assert env.optimal_return == total_of_bisection(high, max_guesses) / high == expected
+    if high <= 4_096:
+        played = np.mean([return_of(env, "optimal", index) for index in range(high)])
+        assert played == pytest.approx(expected, rel=1e-12)
+    else:  # a sample of secrets, each at the depth that the tree gives it
+        rng = np.random.default_rng(0)
+        returns = [return_of(env, "optimal", int(index)) for index in rng.integers(high, size=2_000)]
+        assert min(returns) >= 1
+        assert abs(np.mean(returns) - expected) < 5 * np.std(returns) / len(returns) ** 0.5
+
+
 @pytest.mark.parametrize("name", ["random", "careless"])
 def test_returns_against_play(name):
     env = GuessNumberEnv(high=20, max_guesses=5)

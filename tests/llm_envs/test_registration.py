@@ -44,6 +44,8 @@ def test_the_table():
         "MBPP-v0": 0.8,
         "Arithmetic-v0": 0.99,
         "GuessNumber-v0": 5.0,
+        "TwentyQuestions-v0": 6.5,
+        "TicTacToe-v0": 0.9,
     }
     assert {env_id: entry.data for env_id, entry in REGISTRY.items() if entry.data} == {
         "GSM8K-v0": "gsm8k",

@@ -78,3 +78,13 @@ def test_a_broken_state_changes_nothing():
 def test_no_vocabulary_of_endless_texts():
     with pytest.raises(NotImplementedError, match="ArithmeticEnv says more texts than can be listed"):
         ArithmeticEnv().vocabulary()
+
+
+def test_prepare_is_a_hint_that_changes_nothing():
+    env, other = GuessNumberEnv(), GuessNumberEnv()
+    env.prepare("50")
+    assert env.reset(seed=3) == other.reset(seed=3)
+    before = env.get_state()
+    env.prepare("50")
+    assert env.get_state() == before
+    assert env.step("60") == other.step("60")

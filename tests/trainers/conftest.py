@@ -61,6 +61,15 @@ def tiny_folder(tmp_path_factory, guessing_texts):
 
 
 @pytest.fixture(scope="session")
+def ttt_folder(tmp_path_factory):
+    """A model that knows the words of TicTacToe, and nothing of the game."""
+    game: Any = gym.make("llm_envs:TicTacToe-v0", opponent=str).unwrapped  # one that may move illegally: more texts
+    folder = tmp_path_factory.mktemp("tic_tac_toe")
+    save_model(*build_tiny_model(game.vocabulary(), seed=0, hidden_size=32, num_heads=2, context_length=128), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokenizer(tiny_folder):
     from transformers import AutoTokenizer
 
@@ -155,7 +164,13 @@ class ScriptedSession:
 
     def __init__(self, owner: "ScriptedSampler", prompts: Sequence[Sequence[int]], group_size: int) -> None:
         self.owner = owner
-        self.ledgers = [list(prompt) for prompt in prompts for _ in range(group_size)]
+        self.ledgers: list[list[int]] = []
+        self.add(prompts, group_size=group_size)
+
+    def add(self, prompts: Sequence[Sequence[int]], *, group_size: int = 1) -> range:
+        first = len(self.ledgers)
+        self.ledgers += [list(prompt) for prompt in prompts for _ in range(group_size)]
+        return range(first, len(self.ledgers))
 
     def sample(
         self, feeds: Mapping[int, Sequence[int]], *, max_tokens: int, temperature: float = 1.0

@@ -122,6 +122,7 @@ def test_the_state_comes_back(config, save, optimizer):
         ("model", "other"), ("env", "llm_envs:GSM8K-v0"), ("env_args", '{"low": 2}'), ("groups_per_batch", 3),
         ("group_size", 3), ("max_tokens", 3), ("temperature", 0.5), ("lora_rank", 3), ("lora_alpha", 3), ("seed", 3),
         ("baseline", "turn"), ("learning_rate", 3.0), ("adam_betas", (0.5, 0.5)), ("max_rows", 3),
+        ("opponents", '{"self": 1}'), ("past_every", 3), ("past_kept", 3), ("kl_coef", 0.5),
     ],
 )  # fmt: skip
 def test_another_run_cannot_be_gone_on_with(config, save, name, value):
@@ -137,3 +138,22 @@ def test_another_run_cannot_be_gone_on_with(config, save, name, value):
 )
 def test_what_does_not_touch_the_numbers_may_change(config, save, name, value):
     assert load_state(save(7), dataclasses.replace(config, **{name: value}))["updates_done"] == 7
+
+
+def test_a_checkpoint_from_before_a_setting_was_there_has_its_default(config, save):
+    checkpoint = save(7)
+    state = torch.load(checkpoint / "trainer_state.pt", weights_only=True)
+    for name in ("opponents", "past_every", "kl_coef"):
+        del state["config"][name]
+    torch.save(state, checkpoint / "trainer_state.pt")
+    assert load_state(checkpoint, config)["updates_done"] == 7
+    with pytest.raises(ConfigError, match="was written with past_every=10, not 3"):
+        load_state(checkpoint, dataclasses.replace(config, past_every=3))
+
+
+def test_opponents_are_part_of_the_state(config, optimizer):
+    stub: Any = StubPolicy()
+    past = {"past": {10: {"w": torch.tensor([1.5])}}}
+    state = load_state(save_checkpoint(config, stub, optimizer, updates_done=3, opponents=past), config)
+    assert state["opponents"] == past
+    assert load_state(save_checkpoint(config, stub, optimizer, updates_done=4), config)["opponents"] is None

@@ -11,7 +11,12 @@ def module_names() -> list[str]:
 
 def test_no_trainer_imports_the_environments(run_python, tmp_path):
     names = module_names()
-    assert {"trainers.train", "trainers.sampling.torch_sampler", "trainers.recipes.guess_number"} <= set(names)
+    assert {
+        "trainers.train",
+        "trainers.sampling.torch_sampler",
+        "trainers.recipes.tic_tac_toe",
+        "trainers.player",
+    } <= set(names)
     code = f"""
 import importlib, sys
 for name in {names!r}:
@@ -31,8 +36,8 @@ def test_settings_and_commands_load_no_torch(run_python, tmp_path):
     code = """
 import sys
 import trainers.config, trainers.trajectories, trainers.charts, trainers.recipes.cli
-import trainers.recipes.rl_basic, trainers.recipes.guess_number
-assert not {"torch", "transformers", "peft", "matplotlib"} & set(sys.modules)
+import trainers.recipes.rl_basic, trainers.recipes.guess_number, trainers.recipes.tic_tac_toe
+assert not {"torch", "transformers", "peft", "matplotlib", "pettingzoo"} & set(sys.modules)
 print("done")
 """
     done = run_python("-c", code, cwd=tmp_path)

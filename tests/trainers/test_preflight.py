@@ -52,3 +52,18 @@ def test_a_broken_model_folder_is_one_line(config, tiny_folder, tmp_path, missin
     with pytest.raises(ConfigError, match="cannot be read: ") as caught:
         preflight(dataclasses.replace(config, model=str(tmp_path)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_game_of_several_players_is_measured_by_its_first_players_opening(ttt_folder):
+    from trainers.games import make_game, observed
+    from trainers.rendering import Renderer
+
+    game = TrainConfig(
+        model=str(ttt_folder), env="llm_envs:TicTacToe-v0", env_args='{"opening_moves": 3}', opponents='{"self": 1}'
+    )
+    env = make_game(game.env, opening_moves=3)
+    env.reset(seed=0)
+    length = len(Renderer.from_pretrained(str(ttt_folder)).prompt(observed(env)[1]))
+    assert preflight(dataclasses.replace(game, max_tokens=128 - length))[1] == 128
+    with pytest.raises(ConfigError, match=f"the prompt of seed 0 has {length} tokens; with max_tokens={129 - length}"):
+        preflight(dataclasses.replace(game, max_tokens=129 - length))

@@ -16,7 +16,7 @@ from trainers import train as train_module
 from trainers.config import ConfigError, Interrupted
 from trainers.recipes import guess_number, rl_loop
 
-RECIPES = ("rl_loop", "rl_basic", "guess_number")
+RECIPES = ("rl_loop", "rl_basic", "guess_number", "tic_tac_toe")
 ROOT = Path(__file__).parents[2]
 SMALL = ("--group-size", "4", "--max-tokens", "3", "--lora-rank", "2", "--updates", "2")
 

@@ -1,6 +1,7 @@
 """Rollouts against a sampler that says what the test tells it, and environments that are none of ours."""
 
 import string
+from functools import partial
 from typing import Any, cast
 
 import gymnasium as gym
@@ -296,3 +297,27 @@ def test_the_renderer_is_asked_once_for_what_a_turn_left(renderer: Renderer, wor
     cut = renderer.continuation([{"role": "user", "content": "Lower!"}], stopped=False)
     stopped = renderer.continuation([{"role": "user", "content": "Lower!"}], stopped=True)
     assert cut == [STOP, *stopped]
+
+
+class Preparing(Chat):
+    """Writes down when it is told what is coming, and when that comes."""
+
+    log: list[tuple[str, str]] = []  # noqa: RUF012
+
+    def prepare(self, action: str) -> None:
+        Preparing.log.append(("prepare", action))
+
+    def step(self, action):
+        Preparing.log.append(("step", action))
+        return super().step(action)
+
+
+def test_all_are_told_what_is_coming_before_the_first_is_stepped(scripted, renderer, words):
+    said = [[*words("50"), STOP], [*words("51"), STOP]]
+    Preparing.log.clear()
+    gym.register("test_rollouts/Preparing-v0", entry_point=cast("Any", Preparing))
+    make = partial(gym.make, "test_rollouts/Preparing-v0", disable_env_checker=True)
+    found = rollouts(EnvPool(make), scripted(lambda row, turn: said[row % 2]), renderer, seeds=[5])
+    assert Preparing.log == [("prepare", "50"), ("prepare", "51"), ("step", "50"), ("step", "51")] * 3
+    plain = rollouts(EnvPool(Chat), scripted(lambda row, turn: said[row % 2]), renderer, seeds=[5])
+    assert found == plain

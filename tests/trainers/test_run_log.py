@@ -1,5 +1,6 @@
 """What a run says: files that survive a stop, one line an update for a pipe, a picture for a terminal."""
 
+import dataclasses
 import io
 import json
 from typing import Any
@@ -136,3 +137,21 @@ def test_a_terminal_gets_the_chart(config):
     assert "sampled 2 of 4" in text
     assert "optimal 5.20" in text.split("sampled 2 of 4")[-1]  # the last chart stays
     log.stop()  # twice does no harm
+
+
+def test_a_game_of_several_players_is_recorded_whole(config):
+    log, _ = make(dataclasses.replace(config, env_args='{"opening_moves": 2}'))
+    log.start(0, {})
+    games = [{"seed": 5, "agents": ["a", "b"], "returns": {"a": 1.0, "b": -1.0}, "try": i} for i in range(2)]
+    log.update(1, METRICS, dataclasses.replace(group(5), agent="a", opponent="self", games=games))
+    assert lines(config, "episodes.jsonl") == [
+        {"update": 1, "env": "e", "env_args": {"opening_moves": 2}, **game} for game in games
+    ]
+
+
+def test_every_episode_says_where_it_was_played(config):
+    log, _ = make(config)
+    log.start(0, {})
+    log.update(1, METRICS, group(5))
+    for episode in lines(config, "episodes.jsonl"):
+        assert (episode["env"], episode["env_args"], episode["rewards"]) == ("e", {}, [])

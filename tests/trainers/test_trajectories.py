@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trainers.trajectories import Completion, Trajectory, Turn
+from trainers.trajectories import Completion, Group, Trajectory, Turn
 
 
 def turn(**changes: Any) -> Turn:
@@ -66,7 +66,15 @@ def test_the_record_is_json():
         "return": 1.0,
         "observations": ["Guess!", "Higher! \ud800"],
         "actions": ["50"],
+        "rewards": [1.0],
         "verdicts": ["wrong"],
         "stop_reasons": ["stop"],
         "action_tokens": 2,
     }
+
+
+def test_a_groups_records_are_its_episodes_or_the_whole_games():
+    rows = [Trajectory(seed=3, observations=[f"try {i}"]) for i in range(2)]
+    assert Group(3, rows).as_records() == [row.as_record() for row in rows]
+    games = [{"seed": 3, "agents": ["a"]}, {"seed": 3, "agents": ["b"]}]
+    assert Group(3, rows, agent="a", opponent="self", games=games).as_records() == games

@@ -2,18 +2,22 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import index as as_index
 from typing import Any, ClassVar, cast
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
-from pettingzoo import AECEnv  # type: ignore[import-untyped]
-from pettingzoo.utils.wrappers import OrderEnforcingWrapper  # type: ignore[import-untyped]
+from gymnasium.utils.seeding import np_random
+from pettingzoo import AECEnv
+from pettingzoo.utils.wrappers import OrderEnforcingWrapper
 
 from llm_envs.games.tic_tac_toe import texts
-from llm_envs.games.tic_tac_toe.rules import Position, read_move, start
+from llm_envs.games.tic_tac_toe.rules import Position, given_away, positions, quiet_moves, read_move, start
 from llm_envs.grading import Verdict
+from llm_envs.solvers.base import Solver
+from llm_envs.solvers.tic_tac_toe import MinimaxPlayer, RandomPlayer
 from llm_envs.spaces import AnyText, text_from_jsonable, text_to_jsonable
 from llm_envs.text_env import user_message
 
@@ -22,6 +26,7 @@ __all__ = ["MoveText", "env", "raw_env"]
 _AGENTS = ("player_1", "player_2")
 _MARKS = dict(zip(_AGENTS, "XO", strict=True))
 _NUM_CELLS = 9
+_MAX_OPENING_MOVES = 8  # after which one cell is left
 
 
 def env(**kwargs: Any) -> OrderEnforcingWrapper:
@@ -64,7 +69,7 @@ class MoveText(AnyText):
 
 
 class raw_env(AECEnv):  # type: ignore[misc]  # noqa: N801 (PettingZoo's name for it)
-    """Tic-tac-toe between ``player_1``, who plays X and begins, and ``player_2``, who plays O.
+    """Tic-tac-toe between ``player_1``, who plays X, and ``player_2``, who plays O. X moves first.
 
     Observation: ``{"text": str, "action_mask": int8 array of 9}``.
 
@@ -79,22 +84,35 @@ class raw_env(AECEnv):  # type: ignore[misc]  # noqa: N801 (PettingZoo's name fo
     the mover gets ``illegal_penalty`` and the other ``illegal_other``.
 
     Info: ``"messages"``, the text as chat messages; and from an agent's first action on ``"verdict"``, the judgement on
-    its latest action: ``correct`` if that won the game, ``wrong`` if not (yet), ``unparsed`` if no legal move could be
-    read. No legal move ever gets ``unparsed``.
+    its latest action: ``correct`` if that won the game, ``wrong`` if not (yet), ``illegal`` if the cell was taken,
+    ``unparsed`` if no cell could be read.
 
-    There is no chance in it: a seed, and any option of `reset`, change nothing. There is no parallel form, either: the
-    players never move at the same time, so half of the actions of a parallel step would have to be thrown away.
-    ``metadata["is_parallelizable"]`` says so.
+    The first ``opening_moves`` moves are made by nobody: `reset` draws them, by its seed, among the moves that do not
+    end the game and leave room for the rest of them. After an odd number of them ``player_2`` is the first to be asked.
+    There is no other chance in the game.
+
+    There is no parallel form: the players never move at the same time, so half of the actions of a parallel step would
+    have to be thrown away. ``metadata["is_parallelizable"]`` says so.
+
+    Solvers, for either seat: ``random``, and ``minimax``, which never gives away any of a position's value.
 
     Args:
         illegal_penalty: The mover's reward for a move that is illegal or unreadable.
         illegal_other: The other's reward then.
+        opening_moves: How many moves are made before the first player is asked, 0 to 8; or the least and the most, of
+            which range the seed draws a number.
         render_mode: ``"ansi"``: `render` returns the board; ``"human"``: every board is printed; or None.
 
     Raises:
-        ValueError: If a reward is not finite, or ``render_mode`` is not known.
+        TypeError: If ``opening_moves`` is neither an `int` nor two.
+        ValueError: If a reward is not finite, ``opening_moves`` is out of range, or ``render_mode`` is not known.
     """
 
+    solvers: ClassVar[Mapping[str, Callable[["raw_env", int], Solver]]] = {
+        "random": RandomPlayer,
+        "minimax": MinimaxPlayer,
+    }
+    gave_away = staticmethod(given_away)
     metadata: ClassVar[dict[str, Any]] = {
         "name": "tic_tac_toe_v0",
         "render_modes": ["human", "ansi"],
@@ -103,12 +121,18 @@ class raw_env(AECEnv):  # type: ignore[misc]  # noqa: N801 (PettingZoo's name fo
     }
 
     def __init__(
-        self, illegal_penalty: float = -1.0, illegal_other: float = 0.0, render_mode: str | None = None
+        self,
+        illegal_penalty: float = -1.0,
+        illegal_other: float = 0.0,
+        render_mode: str | None = None,
+        *,
+        opening_moves: int | Sequence[int] = 0,
     ) -> None:
         super().__init__()
         for name, value in (("illegal_penalty", illegal_penalty), ("illegal_other", illegal_other)):
             if not math.isfinite(value):
                 raise ValueError(f"{name} must be finite, got {value}")
+        self.opening_moves = _read_range(opening_moves)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
         self.illegal_penalty, self.illegal_other = float(illegal_penalty), float(illegal_other)
@@ -119,7 +143,10 @@ class raw_env(AECEnv):  # type: ignore[misc]  # noqa: N801 (PettingZoo's name fo
         }
         self.action_spaces = {agent: MoveText() for agent in _AGENTS}
         self.agents: list[str] = []
+        self._rng: np.random.Generator | None = None  # from the first reset on, where there is anything to draw
+        self._opening: list[int] = []
         self._position = start()
+        self._silent = set(_AGENTS)  # who have not acted yet
         self._ending: dict[str, str] = {}  # what each player is told after an illegal move
         self._actions: list[str | None] | None = None  # all since the reset
 
@@ -134,16 +161,37 @@ class raw_env(AECEnv):  # type: ignore[misc]  # noqa: N801 (PettingZoo's name fo
         return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        """Clear the board; ``player_1`` is to move. Neither a seed nor an option changes anything."""
+        """Clear the board and make the opening moves.
+
+        Args:
+            seed: Decides them. Without a seed the random numbers go on, at the first reset from a seed of the system's.
+            options: There are none. PettingZoo's own test passes one that nobody knows, so any is overlooked.
+        """
+        least, most = self.opening_moves
+        if most and (seed is not None or self._rng is None):
+            self._rng = np_random(seed)[0]
+        rng = cast("np.random.Generator", self._rng)  # which is there, if anything is drawn
+        count = least if least == most else int(rng.integers(least, most, endpoint=True))
+        position, opening = start(), []
+        for moves_left in range(count, 0, -1):
+            moves = quiet_moves(position, moves_left)
+            opening.append(moves[int(rng.integers(len(moves)))])
+            position = position.after[opening[-1]]
+        self._begin(opening)
+
+    def _begin(self, opening: list[int]) -> None:
         self.agents = self.possible_agents[:]
         self.rewards = dict.fromkeys(_AGENTS, 0.0)
         self._cumulative_rewards = dict.fromkeys(_AGENTS, 0.0)
         self.terminations = dict.fromkeys(_AGENTS, False)
         self.truncations = dict.fromkeys(_AGENTS, False)
         self.infos: dict[str, dict[str, Any]] = {agent: {} for agent in _AGENTS}
-        self.agent_selection = _AGENTS[0]
         self._skip_agent_selection = None  # of the last game's end; PettingZoo sets it when agents leave
-        self._position, self._ending, self._actions = start(), {}, []
+        self._position, self._opening = start(), opening
+        for move in opening:
+            self._position = self._position.after[move]
+        self.agent_selection = _AGENTS["XO".index(self._position.mark)]
+        self._silent, self._ending, self._actions = set(_AGENTS), {}, []
         self._tell()
         self._show()
 
@@ -179,12 +227,37 @@ class raw_env(AECEnv):  # type: ignore[misc]  # noqa: N801 (PettingZoo's name fo
     def close(self) -> None:
         """Nothing is open."""
 
+    # --- What is known about it ---
+
+    def solver(self, name: str, seed: int = 0) -> Solver:
+        """Make a player for one seat; its ``act`` takes the text of an observation.
+
+        Raises:
+            ValueError: If there is no solver of that name.
+        """
+        if name not in self.solvers:
+            raise ValueError(f"unknown solver {name!r} of {self.metadata['name']}; known: {sorted(self.solvers)}")
+        return self.solvers[name](self, seed)
+
+    def vocabulary(self) -> list[str]:
+        """Every text that the players are told, also while they wait, and the nine cells."""
+        said = texts.vocabulary(self.opening_moves[1], can_forfeit=True)
+        waiting = [position.text for position in positions().values() if len(position.moves) > 7]
+        return list(dict.fromkeys([*said, *waiting]))
+
     # --- States ---
 
     def get_state(self) -> dict[str, Any]:
-        """The game so far as JSON values: all actions since the reset; None before the first one."""
+        """The game so far as JSON values: the opening, all actions since (None before the first reset), and chance."""
         said = None if self._actions is None else [a if a is None else text_to_jsonable(a) for a in self._actions]
-        return {"env": self.metadata["name"], "rules": [self.illegal_penalty, self.illegal_other], "actions": said}
+        rng = None if self._rng is None else self._rng.bit_generator.state
+        return {
+            "env": self.metadata["name"],
+            "rules": self._rules(),
+            "opening": self._opening,
+            "actions": said,
+            "rng": rng,
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from a state of a game with the same arguments, by playing it again.
@@ -192,13 +265,19 @@ class raw_env(AECEnv):  # type: ignore[misc]  # noqa: N801 (PettingZoo's name fo
         Raises:
             ValueError: If it is no such state; nothing is changed then.
         """
-        name, rules = self.metadata["name"], [self.illegal_penalty, self.illegal_other]
-        if not isinstance(state, dict) or state.get("env") != name or state.get("rules") != rules:
-            raise ValueError(f"not a state of {name} with [illegal_penalty, illegal_other] = {rules}: {state!r:.200}")
-        game = raw_env(self.illegal_penalty, self.illegal_other)
+        name = self.metadata["name"]
+        if not isinstance(state, dict) or state.get("env") != name or state.get("rules") != self._rules():
+            raise ValueError(
+                f"not a state of {name} with [illegal_penalty, illegal_other, opening_moves] = {self._rules()}: "
+                f"{state!r:.200}"
+            )
+        game = raw_env(self.illegal_penalty, self.illegal_other, opening_moves=self.opening_moves)
         try:
+            if state["rng"] is not None:
+                game._rng = np.random.Generator(np.random.PCG64())
+                game._rng.bit_generator.state = state["rng"]
             if state["actions"] is not None:
-                game.reset()
+                game._begin(_legal_opening(state["opening"], self.opening_moves))
                 for action in state["actions"]:
                     game.step(action if action is None else text_from_jsonable(action))
         except (KeyError, TypeError, ValueError, ResetNeeded) as error:
@@ -208,6 +287,9 @@ class raw_env(AECEnv):  # type: ignore[misc]  # noqa: N801 (PettingZoo's name fo
 
     # --- Help ---
 
+    def _rules(self) -> list[Any]:
+        return [self.illegal_penalty, self.illegal_other, list(self.opening_moves)]
+
     def _move(self, agent: str, action: str) -> None:
         other = _AGENTS[agent == _AGENTS[0]]
         cell = read_move(action)
@@ -216,9 +298,8 @@ class raw_env(AECEnv):  # type: ignore[misc]  # noqa: N801 (PettingZoo's name fo
         self.rewards = dict.fromkeys(_AGENTS, 0.0)
         self._cumulative_rewards[agent] = 0.0
         if following is None:
-            verdict = Verdict.UNPARSED
             self.rewards = {agent: self.illegal_penalty, other: self.illegal_other}
-            said = texts.NO_CELL if cell is None else texts.taken(cell)
+            said, verdict = texts.no_move(cell)
             self._ending = {agent: said, other: texts.forfeited(_MARKS[agent])}
         else:
             self._position = following
@@ -228,6 +309,7 @@ class raw_env(AECEnv):  # type: ignore[misc]  # noqa: N801 (PettingZoo's name fo
         self.terminations = dict.fromkeys(_AGENTS, is_over)
         self.infos[agent] = {"verdict": verdict.value}
         self._accumulate_rewards()
+        self._silent.discard(agent)
         self.agent_selection = other
         self._tell()
 
@@ -241,7 +323,7 @@ class raw_env(AECEnv):  # type: ignore[misc]  # noqa: N801 (PettingZoo's name fo
             return self._ending[agent]
         if position.is_over:
             return texts.result(position, mark)
-        return texts.asking(position) if position.mark == mark else position.text
+        return texts.opening(position, mark) if position.mark == mark and agent in self._silent else position.text
 
     def _mask(self, agent: str) -> "np.ndarray[Any, np.dtype[np.int8]]":
         position: Position = self._position
@@ -255,3 +337,29 @@ class raw_env(AECEnv):  # type: ignore[misc]  # noqa: N801 (PettingZoo's name fo
     def _show(self) -> None:
         if self.render_mode == "human":
             sys.stdout.write(self._position.text + "\n\n")
+
+
+def _read_range(opening_moves: int | Sequence[int]) -> tuple[int, int]:
+    """The least and the greatest number of opening moves."""
+    both = [opening_moves] * 2 if type(opening_moves) is int else opening_moves
+    if not isinstance(both, list | tuple) or len(both) != 2 or any(type(number) is not int for number in both):
+        raise TypeError(f"opening_moves must be an int or two, got {opening_moves!r}")
+    if not 0 <= both[0] <= both[1] <= _MAX_OPENING_MOVES:
+        raise ValueError(f"opening_moves must lie in 0..{_MAX_OPENING_MOVES}, got {opening_moves}")
+    return both[0], both[1]
+
+
+def _legal_opening(moves: list[Any], counts: tuple[int, int]) -> list[int]:
+    """The moves, checked.
+
+    Raises:
+        TypeError: If a move is no integer.
+        ValueError: If they are not as many legal moves as there may be, after which the game goes on.
+    """
+    position, opening = start(), [as_index(move) for move in moves]
+    for move in opening:
+        position = position.after.get(move, position)
+    count, (least, most) = len(opening), counts
+    if not least <= count <= most or position.is_over or len(position.moves) != _NUM_CELLS - count:
+        raise ValueError(f"no opening of {least} to {most} moves: {opening}")
+    return opening

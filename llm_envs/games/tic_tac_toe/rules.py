@@ -11,8 +11,10 @@ __all__ = [
     "Position",
     "board_text",
     "gave_away",
+    "given_away",
     "position_of",
     "positions",
+    "quiet_moves",
     "read_board",
     "read_move",
     "start",
@@ -141,6 +143,30 @@ def gave_away(position: Position, move: int | None) -> int:
         raise ValueError(f"nobody moves after the end of a game: {position!r}")
     following = None if move is None else position.after.get(move)
     return position.value + (1 if following is None else following.value)
+
+
+def given_away(observation: str, action: str) -> int:
+    """How much of the position's value an action gave away: 0, 1 or 2. Perfect play gives nothing away.
+
+    Args:
+        observation: What stood before the action; 0 if it shows no board on which a move was asked for.
+        action: The answer to it; one that names no legal move loses, so it gives away all that there was.
+    """
+    position = read_board(observation)
+    return 0 if position is None or position.is_over else gave_away(position, read_move(action))
+
+
+def quiet_moves(position: Position, count: int) -> list[int]:
+    """The moves with which ``count`` moves in a row can begin of which none ends the game."""
+    return [
+        move for move, following in position.after.items() if not following.is_over and _quiet(following) >= count - 1
+    ]
+
+
+@cache
+def _quiet(position: Position) -> int:
+    """How many moves in a row can be played at most of which none ends the game."""
+    return max((1 + _quiet(following) for following in position.after.values() if not following.is_over), default=0)
 
 
 def read_move(text: str) -> int | None:

@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from llm_envs.games.tic_tac_toe import texts
-from llm_envs.games.tic_tac_toe.rules import Position, gave_away, position_of, positions, read_board, read_move, start
+from llm_envs.games.tic_tac_toe.rules import Position, given_away, position_of, read_move, start
 from llm_envs.grading import Verdict
+from llm_envs.solvers.base import Solver
 from llm_envs.solvers.tic_tac_toe import BestResponsePlayer, MinimaxPlayer, RandomPlayer, expected_return
 from llm_envs.text_env import Message, Outcome, TextEnv, user_message
 
 __all__ = ["Opponent", "TicTacToeEnv"]
 
-Opponent = Literal["random", "optimal", "mixed"] | Callable[[str], str]
+Opponent = Literal["random", "optimal", "mixed"] | Callable[[str], str] | Solver
 
 _NAMES = ("random", "optimal", "mixed")
 _MARKS = {"first": "X", "second": "O"}
@@ -27,9 +28,9 @@ class TicTacToeEnv(TextEnv):
     - The board after the opponent's move; verdict ``wrong``, which means: not won (yet).
     - ``You win.``, ``You lose.`` or ``A draw.`` and the board; the episode ends. Verdict ``correct`` after a win, else
       ``wrong``.
-    - ``Cell 5 is taken: you lose.`` or ``Your answer names no cell: you lose.``: no legal move could be read. The
-      episode ends; verdict ``unparsed``, which no legal move ever gets.
-    - ``O made no legal move.``: only a callable opponent can do that. It loses at once, as the agent would; verdict
+    - ``Cell 5 is taken: you lose.``: the episode ends; verdict ``illegal``.
+    - ``Your answer names no cell: you lose.``: no move could be read. The episode ends; verdict ``unparsed``.
+    - ``O made no legal move.``: only an opponent of yours can do that. It loses at once, as the agent would; verdict
       ``correct``. If it does so at its very first move, as X, the opening says it and any answer at all wins.
 
     Every text that asks for a move ends with the board, so `read_board` reads it.
@@ -44,6 +45,9 @@ class TicTacToeEnv(TextEnv):
     - ``mixed``: at each of its moves a coin decides between the two.
     - a callable: gets the text of the board (whose marks are equally many when X is to move) and answers with text,
       which is read as an agent's is. An exception of it is not caught.
+    - a player, as `Solver` describes them: it is told what an agent in its seat is told, the opening first (by its
+      ``reset``, too) and then the boards. That makes it the right form for a policy. What it remembers is no part of
+      `get_state`, and its own random numbers are not seeded by `reset`.
 
     The seed decides who moves first and all that the opponent draws.
 
@@ -53,13 +57,13 @@ class TicTacToeEnv(TextEnv):
     ``illegal_penalty`` is at most -1; above that it can pay to give up, and its return is not stated.
 
     Args:
-        opponent: A name or a callable, see above.
+        opponent: A name, a callable or a player, see above.
         seat: ``"first"`` or ``"second"`` to move; None: the seed decides.
         illegal_penalty: The reward of a move that is illegal or unreadable.
         render_mode: ``"ansi"`` or None.
 
     Raises:
-        TypeError: If ``opponent`` is neither a `str` nor callable, or ``illegal_penalty`` no number.
+        TypeError: If ``opponent`` is no `str`, no callable and no player, or ``illegal_penalty`` no number.
         ValueError: If a name is not known, or ``illegal_penalty`` is not finite.
     """
 
@@ -75,10 +79,10 @@ class TicTacToeEnv(TextEnv):
         render_mode: str | None = None,
     ) -> None:
         super().__init__(render_mode=render_mode)
-        if not isinstance(opponent, str) and not callable(opponent):
-            raise TypeError(f"opponent must be a name or callable, got {opponent!r}")
+        if not isinstance(opponent, str) and not callable(opponent) and not _is_player(opponent):
+            raise TypeError(f"opponent must be a name, callable or a player with reset() and act(), got {opponent!r}")
         if isinstance(opponent, str) and opponent not in _NAMES:
-            raise ValueError(f"opponent must be callable or one of {_NAMES}, got {opponent!r}")
+            raise ValueError(f"opponent must be one of {_NAMES}, callable or a player, got {opponent!r}")
         if seat is not None and seat not in _MARKS:
             raise ValueError(f"seat must be None or one of {tuple(_MARKS)}, got {seat!r}")
         if isinstance(illegal_penalty, bool) or not isinstance(illegal_penalty, int | float):
@@ -92,30 +96,14 @@ class TicTacToeEnv(TextEnv):
 
     @property
     def opponent_name(self) -> str | None:
-        """The opponent's name; None for a callable."""
+        """The opponent's name; None for a callable or a player."""
         return self.opponent if isinstance(self.opponent, str) else None
 
-    @staticmethod
-    def gave_away(observation: str, action: str) -> int:
-        """How much of the position's value an action gave away: 0, 1 or 2. Perfect play gives nothing away.
-
-        Args:
-            observation: What stood before the action; 0 if it shows no board on which a move was asked for.
-            action: The answer to it; one that names no legal move loses, so it gives away all that there was.
-        """
-        position = read_board(observation)
-        return 0 if position is None or position.is_over else gave_away(position, read_move(action))
+    gave_away = staticmethod(given_away)
 
     def vocabulary(self) -> list[str]:
         """Every board and what is said with it (some 6,500 texts), and the nine cells."""
-        boards = positions().values()
-        said = [texts.asking(position) for position in boards if not position.is_over]
-        said += [texts.result(position, mark) for position in boards if position.is_over for mark in "XO"]
-        said += [texts.NO_CELL, *(texts.taken(cell) for cell in range(1, 10))]
-        if self.opponent_name is None:
-            said += [texts.forfeited(mark) for mark in "XO"]
-        said += [str(cell) for cell in range(1, 10)]
-        return list(dict.fromkeys(said))  # a draw says the same to both
+        return texts.vocabulary(can_forfeit=self.opponent_name is None)
 
     def _begin(self, seed: int | None, index: int | None) -> tuple[list[Message], dict[str, Any]]:  # noqa: ARG002
         self._mark = _MARKS[self.seat] if self.seat else "XO"[int(self.np_random.integers(2))]
@@ -133,8 +121,8 @@ class TicTacToeEnv(TextEnv):
         cell = read_move(action)
         following = None if cell is None else self._position.after.get(cell)
         if following is None:
-            reply = texts.NO_CELL if cell is None else texts.taken(cell)
-            return Outcome(reply, Verdict.UNPARSED, {"illegal": self.illegal_penalty}, terminated=True)
+            reply, verdict = texts.no_move(cell)
+            return Outcome(reply, verdict, {"illegal": self.illegal_penalty}, terminated=True)
         if not following.is_over:
             answered = self._answer(following)
             if answered is None:
@@ -154,7 +142,7 @@ class TicTacToeEnv(TextEnv):
     def _answer(self, position: Position) -> Position | None:
         """The position after the opponent's move; None if the move is not legal."""
         if not isinstance(self.opponent, str):
-            said = self.opponent(position.text)
+            said = self._ask(position)
             if not isinstance(said, str):
                 raise TypeError(f"an opponent answers with a str, got {type(said).__name__}")
             cell = read_move(said)
@@ -162,6 +150,15 @@ class TicTacToeEnv(TextEnv):
         is_careful = self.opponent == "optimal" or (self.opponent == "mixed" and self.np_random.integers(2) == 1)
         moves = position.best_moves if is_careful else position.moves
         return position.after[moves[self.np_random.integers(len(moves))]]
+
+    def _ask(self, position: Position) -> Any:
+        if not _is_player(self.opponent):
+            return cast("Callable[[str], str]", self.opponent)(position.text)
+        player, text = cast("Solver", self.opponent), position.text
+        if position.mark not in position.cells:  # its first move
+            text = texts.opening(position, position.mark)
+            player.reset(text, {"messages": [user_message(text)]})
+        return player.act(text)
 
     def _rules(self) -> list[Any]:
         return [self.opponent_name, self.seat, self.illegal_penalty]
@@ -187,3 +184,7 @@ class TicTacToeEnv(TextEnv):
             return None
         marks = [_MARKS[self.seat]] if self.seat else ["X", "O"]
         return float(sum(expected_return(name, self.opponent_name, mark) for mark in marks) / len(marks))
+
+
+def _is_player(opponent: object) -> bool:
+    return callable(getattr(opponent, "act", None)) and callable(getattr(opponent, "reset", None))

@@ -147,6 +147,6 @@ def test_words_around_a_cell_do_not_change_it(words, cell):
     "junk", ["x" * 10**6, "1" * 10**6, "1 " * 500_000, "-" * 10**6, "é1" * 500_000, "0" * 10**6], ids=lambda j: j[:2]
 )
 def test_reading_is_linear(junk):
-    began = time.perf_counter()
+    began = time.process_time()
     read_move(junk)
-    assert time.perf_counter() - began < 1.5
+    assert time.process_time() - began < 1.5

@@ -76,16 +76,16 @@ def test_a_draw():
 
 @pytest.mark.parametrize("penalty", [-1.0, -2.5, 0])
 @pytest.mark.parametrize(
-    ("action", "said"),
+    ("action", "said", "verdict"),
     [
-        ("5", "Cell 5 is taken: you lose."),
-        ("it is 1", "Cell 1 is taken: you lose."),
-        ("10", "Your answer names no cell: you lose."),
-        ("", "Your answer names no cell: you lose."),
-        ("3 or 4", "Your answer names no cell: you lose."),
+        ("5", "Cell 5 is taken: you lose.", "illegal"),
+        ("it is 1", "Cell 1 is taken: you lose.", "illegal"),
+        ("10", "Your answer names no cell: you lose.", "unparsed"),
+        ("", "Your answer names no cell: you lose.", "unparsed"),
+        ("3 or 4", "Your answer names no cell: you lose.", "unparsed"),
     ],
 )
-def test_no_legal_move(action, said, penalty):
+def test_no_legal_move(action, said, verdict, penalty):
     events = play(TicTacToeEnv(opponent=lowest, seat="first", illegal_penalty=penalty), ["5", action])
     assert events[1] == (
         said,
@@ -94,7 +94,7 @@ def test_no_legal_move(action, said, penalty):
         False,
         {
             "messages": [{"role": "user", "content": said}],
-            "verdict": "unparsed",
+            "verdict": verdict,
             "reward_parts": {"illegal": penalty},
         },
     )
@@ -134,7 +134,43 @@ def test_what_a_callable_is_shown_and_may_do():
         play(TicTacToeEnv(opponent=broken, seat="first"), ["1"])
 
 
-def test_a_solver_is_a_callable_opponent():
+class Lowest:
+    """A player that plays the first free cell and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def reset(self, observation, info) -> None:
+        self.told.append((observation, info))
+
+    def act(self, observation) -> str:
+        self.told.append(observation)
+        return lowest(observation.rpartition("cell.")[2])
+
+
+def test_what_a_player_is_told():
+    player = Lowest()
+    opening = "Tic-tac-toe. You are X. Say the number of a free cell.\n1 2 3\n4 5 6\n7 8 9"
+    play(TicTacToeEnv(opponent=player, seat="second"), ["9", "8"])
+    told = (opening, {"messages": [{"role": "user", "content": opening}]})
+    assert player.told == [told, opening, "X 2 3\n4 5 6\n7 8 O", "X X 3\n4 5 6\n7 O O"]
+    player.told.clear()
+    play(TicTacToeEnv(opponent=player, seat="first"), ["5", "3", "7"])
+    opening = "Tic-tac-toe. You are O. Say the number of a free cell.\n1 2 3\n4 X 6\n7 8 9"
+    assert player.told[1:] == [opening, "O 2 X\n4 X 6\n7 8 9"]
+    assert player.told[0][0] == opening
+
+
+def test_contracts_with_a_player():
+    check_text_env(lambda: TicTacToeEnv(opponent=Lowest()), vector=False)
+    env = TicTacToeEnv(opponent=Lowest())
+    assert (env.opponent_name, env.optimal_return) == (None, None)
+    assert "O made no legal move." in env.vocabulary()
+
+
+def test_a_solver_is_a_player_and_its_act_a_callable():
+    env = TicTacToeEnv(opponent=TicTacToeEnv().solver("minimax"))
+    assert {episode(env, "minimax", seed=seed)[0] for seed in range(20)} == {0.0}
     env = TicTacToeEnv(opponent=TicTacToeEnv().solver("minimax").act)
     assert {episode(env, "minimax", seed=seed)[0] for seed in range(20)} == {0.0}
     assert env.solver_return("random") is env.optimal_return is None
@@ -224,7 +260,7 @@ def episode_on(env, name, observation, seed=0) -> Any:
         action = solver.act(observation)
         given_away += env.gave_away(observation, action)
         observation, reward, terminated, _, info = env.step(action)
-        assert info["verdict"] != "unparsed"
+        assert info["verdict"] not in {"illegal", "unparsed"}
         total += reward
     return total, given_away
 

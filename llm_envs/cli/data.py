@@ -1,27 +1,25 @@
-"""The console command ``llm-envs``: what there is, and whether data can be graded."""
+"""``llm-envs check-data``: whether data can be graded."""
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from llm_envs import __version__, grading
+from llm_envs import grading
+from llm_envs.cli.shared import add_env_args, complain, positive, show_progress
 from llm_envs.datasets import DataUnavailableError
 from llm_envs.grading import Verdict
 from llm_envs.maths.dataset_env import DatasetMathEnv, why_ungradable
 from llm_envs.registration import REGISTRY
 
-__all__ = ["DataReport", "TextOnlyRow", "UngradableRow", "check_data", "main", "make_parser"]
+__all__ = ["DataReport", "TextOnlyRow", "UngradableRow", "add_parser", "check_data"]
 
 _GOLD_WIDTH = 80
-_REPORT_EVERY = 100
-_INTERRUPTED = 130  # as the shell has it: 128 and the signal's number
 
 
 @dataclass(frozen=True)
@@ -75,22 +73,6 @@ class DataReport:
     ungradable: list[UngradableRow]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        The exit code: 0; 1 if rows cannot be graded; 2 if nothing could be checked; 130 if it was interrupted.
-    """
-    options = make_parser().parse_args(arguments)
-    try:
-        return options.run(options)  # type: ignore[no-any-return]
-    except BrokenPipeError:  # whoever read along, as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-
-
 def check_data(env_id: str, *, limit: int | None = None, **kwargs: Any) -> DataReport:
     """Find the rows of an environment that no answer can be graded against: the gold answer is damaged, say.
 
@@ -122,7 +104,7 @@ def _check_rows(env_id: str, env: DatasetMathEnv, limit: int | None) -> DataRepo
             ungradable.append(UngradableRow(index, Verdict.UNSCORABLE.value, reason, _one_line(gold)))
         elif grading.is_text_only(gold or ""):
             text_only.append(TextOnlyRow(index, _one_line(gold) or ""))
-        _show_progress(index + 1, total)
+        show_progress(index + 1, total, "rows")
     return DataReport(
         env=env_id,
         rows=total,
@@ -168,22 +150,11 @@ def _one_line(gold: str | None) -> str | None:
     return line if len(line) <= _GOLD_WIDTH else line[: _GOLD_WIDTH - 1] + "…"
 
 
-def _show_progress(number: int, total: int) -> None:
-    if sys.stderr.isatty() and (number == total or number % _REPORT_EVERY == 0):
-        sys.stderr.write(f"\r{number} of {total} rows" + ("\n" if number == total else ""))
-        sys.stderr.flush()
-
-
 # --- The command ---
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The arguments of the command."""
-    parser = argparse.ArgumentParser(prog="llm-envs", description="Environments of text and their data.")
-    parser.add_argument("--version", action="version", version=f"llm-envs {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", help="list the environments")
-    listing.set_defaults(run=_run_list)
+def add_parser(commands: Any) -> None:
+    """The arguments of ``llm-envs check-data``."""
     check = commands.add_parser(
         "check-data",
         help="name the rows of an environment that cannot be graded",
@@ -194,48 +165,18 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("env", help="an id, such as MATH-v0")
     check.add_argument("--split", help="the split (default: the environment's)")
     check.add_argument("--data", help="a JSONL or Parquet file, or a pattern of such (default: where the env looks)")
-    check.add_argument("--env-args", type=_object, default={}, metavar="JSON", help="as '{\"levels\": [4, 5]}'")
-    check.add_argument("--limit", type=_positive, help="look at the first rows only")
+    add_env_args(check)
+    check.add_argument("--limit", type=positive, help="look at the first rows only")
     check.add_argument("--json", action="store_true", help="print one JSON object")
-    check.set_defaults(run=_run_check_data)
-    return parser
+    check.set_defaults(run=_run)
 
 
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text}")
-    return value
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
-def _run_list(options: argparse.Namespace) -> int:  # noqa: ARG001 (it has none)
-    rows = [["id", "turns", "data", "threshold"]]
-    for env_id, entry in REGISTRY.items():
-        rows.append([env_id, str(entry.turns), entry.data or "none", f"{entry.reward_threshold:g}"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write(line.rstrip() + "\n")
-    return 0
-
-
-def _run_check_data(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in ("split", "data") if getattr(options, name) is not None}
     try:
         report = _check_rows(*_make(options.env, {**options.env_args, **given}), options.limit)
     except (DataUnavailableError, ImportError, OSError, ValueError) as error:
-        sys.stderr.write("llm-envs: " + " ".join(str(error).split()) + "\n")
-        return 2
+        return complain(error)
     if options.json:
         sys.stdout.write(json.dumps(asdict(report)) + "\n")
     else:
