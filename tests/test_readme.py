@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -23,13 +24,14 @@ def blocks(language: str) -> list[str]:
 
 
 def promised_output(block: str) -> list[str]:
-    """The comments behind or below `print(...)`, in order."""
+    """The comment behind a `print(...)`, or all comments below it, in order."""
     promised = []
-    for line, following in zip(block.splitlines(), [*block.splitlines()[1:], ""], strict=True):
-        if line.startswith("print("):
-            comment = line.partition("  # ")[2] or (following[2:] if following.startswith("# ") else "")
-            if comment:
-                promised.append(comment)
+    lines = block.splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r" *print\(", line):
+            behind = line.partition("  # ")[2]
+            below = itertools.takewhile(lambda following: following.startswith("# "), lines[number + 1 :])
+            promised += [behind] if behind else [following[2:] for following in below]
     return promised
 
 

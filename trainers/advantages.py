@@ -63,8 +63,8 @@ def state_advantages(to_go: Tensor, states: Tensor, prior: Tensor, *, prior_weig
 
     For games whose observations show all that matters, such as a board: which positions a trajectory came through, and
     whether they were any good, is taken out of what its moves are given. Grouping turns by their state follows GiGPO
-    (Feng et al., 2025, arXiv:2505.10978); leaving the turn itself out of the mean keeps the baseline unbiased (Kool et
-    al., 2019; Ahmadian et al., 2024, arXiv:2402.14740).
+    (Feng et al., 2025, arXiv:2505.10978); leaving the turn itself out of the mean keeps that part of the baseline
+    unbiased (Kool et al., 2019; Ahmadian et al., 2024, arXiv:2402.14740).
 
     Args:
         to_go: `[N]` reward of each turn and of those after it.
@@ -76,7 +76,9 @@ def state_advantages(to_go: Tensor, states: Tensor, prior: Tensor, *, prior_weig
         `[N]` advantages.
     """
     if not to_go.shape == states.shape == prior.shape or to_go.ndim != 1:
-        raise ValueError(f"all three must be [N], not {to_go.shape}, {states.shape} and {prior.shape}")
+        raise ValueError(
+            f"all three must be [N], not {list(to_go.shape)}, {list(states.shape)} and {list(prior.shape)}"
+        )
     if not prior_weight > 0:
         raise ValueError(f"prior_weight must be positive, not {prior_weight}")
     count = torch.bincount(states)[states]
@@ -90,9 +92,10 @@ def with_kl_penalty(
 ) -> Tensor:
     """Take `coef` times each token's log-ratio to the base model, less the batch's mean, from its advantage.
 
-    The log-ratio of a sampled token is the unbiased estimator k1 of the divergence KL(policy, base) (Schulman, 2020);
-    as a part of the reward, rather than of the loss, its gradient is the divergence's own (Tang and Munos, 2025,
-    arXiv:2506.09477). The mean is a baseline: it changes no expectation.
+    The log-ratio of a sampled token is the unbiased estimator k1 of the divergence KL(policy, base) at that token
+    (Schulman, 2020); as a part of the reward, rather than of the loss, it has the divergence's gradient (Tang and
+    Munos, 2025, arXiv:2506.09477). Each token answers for itself alone, not for what the later ones of its row cost.
+    The mean is a baseline.
 
     Args:
         advantages: `[N]`, of tokens.

@@ -28,11 +28,16 @@ class Credit:
     spread_share: float
 
 
-def assign_credit(groups: Sequence[Group], baseline: Baseline) -> Credit:
+def assign_credit(groups: Sequence[Group], baseline: Baseline, *, keep_all: bool = False) -> Credit:
     """Compare every turn with its like.
 
     A group whose returns are all equal is left out (but for the baseline `state`, which compares across groups), and so
     is an episode that the environment failed to judge, or that was over before the policy said anything.
+
+    Args:
+        groups: the batch.
+        baseline: see `TrainConfig.baseline`.
+        keep_all: keep groups without spread, too: where not only the reward teaches something.
     """
     width = max(1, *(len(t.turns) for group in groups for t in group.trajectories))
     rewards = torch.zeros(len(groups), len(groups[0].trajectories), width)  # [P, G, K]
@@ -54,6 +59,8 @@ def assign_credit(groups: Sequence[Group], baseline: Baseline) -> Credit:
         learn_from = scorable & (advantages != 0).any(2)
     else:
         learn_from = scorable & spread[:, None]
+    if keep_all:
+        learn_from = scorable
     chosen = [
         (trajectory, advantages[p, g, : len(trajectory.turns)].tolist())
         for p, group in enumerate(groups)

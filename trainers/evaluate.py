@@ -55,7 +55,7 @@ def play_greedily(
 def summarize(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Mean return, shares of verdicts, mean parts of the reward and lengths; unscorable episodes are only counted."""
     scorable = [t for t in trajectories if t.is_scorable]
-    found = {"unscorable_share": 1.0 - len(scorable) / len(trajectories)}
+    found = {"unscorable_share": 1.0 - len(scorable) / max(1, len(trajectories))}
     if not scorable:
         return found
     n = len(scorable)

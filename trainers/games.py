@@ -300,7 +300,7 @@ class _Table:
             if model in self._sessions:
                 rows = self._sessions[model].add(prompts)
             else:
-                seed = self._seed * 31 + len(self._sessions)
+                seed = (self._seed * 31 + len(self._sessions)) % 2**63
                 self._sessions[model], rows = self._sampler.open(prompts, seed=seed), range(len(prompts))
             for seat, row in zip(new, rows, strict=True):
                 seat.row = row

@@ -70,6 +70,7 @@ def _base_of(folder: Path) -> str:
         base = str(json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} is no adapter folder: there is no adapter_config.json to be read") from error
-    if not Path(base).exists() and (folder.parent / "base" / "config.json").exists():
-        return str(folder.parent / "base")
+    beside = [run_dir / "base" for run_dir in (folder.parent, folder.parent.parent)]  # of the adapter, of a checkpoint
+    if not Path(base).exists():
+        return next((str(path) for path in beside if (path / "config.json").exists()), base)
     return base

@@ -118,9 +118,10 @@ def _update(run: Run) -> None:
         run.log.progress(f"update {number + 1}: sampled {done} of {config.groups_per_batch} groups")
     rolled_out = time.perf_counter()
     run.log.progress(f"update {number + 1}: training")
-    credit = assign_credit(groups, config.baseline)
+    credit = assign_credit(groups, config.baseline, keep_all=config.kl_coef > 0)
     learned = _backward(run, credit.trajectories, credit.advantages)
-    everything = [trajectory for group in groups for trajectory in group.trajectories]
+    # In a game of several players it may be over before the policy said anything: that is not its doing.
+    everything = [trajectory for group in groups for trajectory in group.trajectories if trajectory.turns]
     sampled = sum(t.num_action_tokens for t in everything)
     with _uninterrupted():  # step, count and log agree, whenever Ctrl-C comes
         if credit.trajectories:
@@ -168,7 +169,9 @@ def _returns_by_opponent(groups: Sequence[Group]) -> dict[str, float]:
     for group in groups:
         if group.opponent:
             name = group.agent if group.opponent == SELF else group.opponent.partition(" ")[0]
-            returns.setdefault(f"return_{name}", []).extend(t.total_reward for t in group.trajectories if t.is_scorable)
+            returns.setdefault(f"return_{name}", []).extend(
+                t.total_reward for t in group.trajectories if t.is_scorable and t.turns
+            )
     return {name: sum(values) / len(values) for name, values in sorted(returns.items()) if values}
 
 

@@ -106,7 +106,8 @@ def test_a_group_without_spread_is_left_out_unless_states_are_compared():
 
 def naive(groups: Sequence[Group], baseline: str) -> dict[int, list[float]]:
     """The rule of `group` and `turn` in other words, one number at a time."""
-    found, number = {}, -1
+    found: dict[int, list[float]] = {}
+    number = -1
     for group in groups:
         counted = [t for t in group.trajectories if t.turns and all(turn.verdict != "unscorable" for turn in t.turns)]
         returns = [sum(turn.reward for turn in t.turns) for t in counted]

@@ -11,7 +11,7 @@ from trainers.rollouts import EnvPool
 from trainers.trajectories import Completion, Trajectory, Turn
 
 
-def guessing(**options: Any) -> EnvPool:
+def guessing(**options: Any) -> EnvPool[Any]:
     return EnvPool(lambda: gym.make("llm_envs:GuessNumber-v0", **options))
 
 

@@ -152,11 +152,11 @@ def table(scripted, renderer, tokenizer):
             )
             return self.groups
 
-        def keep(self, env):
+        def keep(self, env: Story) -> Story:
             self.envs.append(env)
             return env
 
-        def tokens(self, text):
+        def tokens(self, text: str) -> list[int]:
             # A text that ends in "..." is cut off; any other ends with <end>.
             spoken = tokenizer.encode(text.removesuffix("..."), add_special_tokens=False)
             return list(spoken) if text.endswith("...") else [*spoken, STOP]

@@ -93,7 +93,8 @@ def test_nothing_is_kept_that_nobody_meets(policy):
 def test_each_name_plays_as_its_own(policy):
     pool = OpponentPool(policy, {"past": 1}, kept=2)
     fill(pool, policy, 5, 50)
-    assert [pool.playing(name) for name in ("past 5", "base", "past 50")] == ["context"] * 3
+    contexts: list[Any] = [pool.playing(name) for name in ("past 5", "base", "past 50")]
+    assert contexts == ["context"] * 3
     assert policy.played == pytest.approx([0.05, None, 0.5])
 
 
@@ -128,4 +129,5 @@ def test_scripted_players_come_from_the_game(policy):
     with pytest.raises(ValueError, match="unknown solver 'past ten'"):
         pool.scripted("past ten", game, seed=0)
     named = SimpleNamespace(unwrapped=SimpleNamespace(solver=lambda name, *, seed: (name, seed)))
-    assert pool.scripted("careless", named, seed=4) == ("careless", 4)
+    found: Any = pool.scripted("careless", named, seed=4)
+    assert found == ("careless", 4)

@@ -16,7 +16,9 @@ from trainers.rollouts import EnvPool, RolloutSettings
 from trainers.sampling import TorchSampler
 from trainers.tiny_model import build_tiny_model, save_model
 
-GUESSING = {"id": "llm_envs:GuessNumber-v0", "max_guesses": 4}
+
+def guessing() -> Any:
+    return gym.make("llm_envs:GuessNumber-v0", max_guesses=4)
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def make_run(tmp_path, load_policy):
     """The folder of a run as recipes leave it: `base` and `adapter`."""
 
     def make(texts: list[str], *, context_length: int = 128) -> Path:
-        folder = tmp_path / "run"
+        folder: Path = tmp_path / "run"
         model = build_tiny_model(texts, seed=0, hidden_size=32, num_heads=2, context_length=context_length)
         save_model(*model, folder / "base")
         load_policy(folder / "base").save_adapter(folder / "adapter")
@@ -57,14 +59,14 @@ def in_training(run_dir: Path, player: AdapterPlayer, index: int, *, context_len
     renderer = Renderer.from_pretrained(str(run_dir / "base"))
     settings = RolloutSettings(group_size=1, max_tokens=3, temperature=1.0, context_length=context_length)
     [trajectory] = play_greedily(
-        EnvPool(lambda: gym.make(**GUESSING)), TorchSampler(policy, stop_tokens=renderer.stop_tokens), renderer,
+        EnvPool(guessing), TorchSampler(policy, stop_tokens=renderer.stop_tokens), renderer,
         options=[{"index": index}], settings=settings,
     )  # fmt: skip
     return [turn.action for turn in trajectory.turns]
 
 
 def test_it_says_what_the_policy_says_in_an_evaluation(run_dir):
-    player, env = AdapterPlayer(run_dir / "adapter", max_tokens=3, device="cpu"), gym.make(**GUESSING)
+    player, env = AdapterPlayer(run_dir / "adapter", max_tokens=3, device="cpu"), guessing()
     found = [play(env, player, options={"index": index}) for index in (7, 60, 7)]
     assert found[0] == found[2] == in_training(run_dir, player, 7)  # an episode leaves nothing behind
     assert found[1] == in_training(run_dir, player, 60)
@@ -77,7 +79,7 @@ def test_it_says_what_the_policy_says_in_an_evaluation(run_dir):
 
 def test_a_full_context_is_silence(make_run, guessing_texts):
     run_dir = make_run(guessing_texts, context_length=27)
-    player, env = AdapterPlayer(run_dir / "adapter", max_tokens=3, device="cpu"), gym.make(**GUESSING)
+    player, env = AdapterPlayer(run_dir / "adapter", max_tokens=3, device="cpu"), guessing()
     for _ in range(2):
         said = play(env, player, options={"index": 60})
         spoken = in_training(run_dir, player, 60, context_length=27)
@@ -121,10 +123,10 @@ def test_it_sits_in_the_other_seat_of_tic_tac_toe(make_run, seat):
 
 
 def test_a_folder_that_was_moved_finds_its_base_beside_it(run_dir, tmp_path):
-    expected = play(gym.make(**GUESSING), AdapterPlayer(run_dir / "adapter", max_tokens=3, device="cpu"))
+    expected = play(guessing(), AdapterPlayer(run_dir / "adapter", max_tokens=3, device="cpu"))
     run_dir.rename(tmp_path / "moved")
     moved = AdapterPlayer(tmp_path / "moved" / "adapter", max_tokens=3, device="cpu")
-    assert play(gym.make(**GUESSING), moved) == expected
+    assert play(guessing(), moved) == expected
 
 
 def refusal(folder: Path, **options: Any) -> str:

@@ -309,7 +309,7 @@ class Preparing(Chat):
 
     def step(self, action):
         Preparing.log.append(("step", action))
-        return super().step(action)
+        return super().step(action)  # type: ignore[no-untyped-call]
 
 
 def test_all_are_told_what_is_coming_before_the_first_is_stepped(scripted, renderer, words):

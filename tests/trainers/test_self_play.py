@@ -178,9 +178,12 @@ def test_the_real_rules_end_a_game_at_the_first_word_that_is_no_move(match):
 def test_equal_prompts_are_computed_once_for_both_seats(match, monkeypatch):
     prompts: list[int] = []
     inner = TorchSession._prefill
-    monkeypatch.setattr(
-        TorchSession, "_prefill", lambda self, texts: (prompts.append(len(texts)), inner(self, texts))[1]
-    )
+
+    def prefill(self: TorchSession, texts: Any) -> Any:
+        prompts.append(len(texts))
+        return inner(self, texts)
+
+    monkeypatch.setattr(TorchSession, "_prefill", prefill)
     groups = match.play(lineups=[Lineup(0)], settings=replace(SETTINGS, group_size=32))
     boards = {record["observations"][1] for record in groups[0].games}
     assert 1 < len(boards) <= 9

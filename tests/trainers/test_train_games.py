@@ -204,9 +204,9 @@ def test_it_learns_to_name_a_cell(config):
         env_args="{}", opponents='{"self": 1, "past": 1}',
     )  # fmt: skip
     train(learning)
-    moves = [row["turns_mean"] for row in rows_of(config.run_dir)]
-    assert moves[0] < 0.7
-    assert sum(moves[-3:]) / 3 > 0.85
+    junk = [row["verdict_unparsed"] for row in rows_of(config.run_dir)]
+    assert junk[0] > 0.85
+    assert sum(junk[-3:]) / 3 < junk[0] - 0.15
 
 
 def test_a_game_needs_no_single_player_form_when_nothing_is_evaluated(config, monkeypatch):
@@ -221,9 +221,12 @@ def test_the_adapter_is_loaded_with_the_checkpoint(config, monkeypatch):
     train(dataclasses.replace(config, updates=2))
     loaded: list[Any] = []
     inner = OpponentPool.load_state_dict
-    monkeypatch.setattr(
-        OpponentPool, "load_state_dict", lambda self, state: (loaded.append(list(state["past"])), inner(self, state))[1]
-    )
+
+    def load(self: OpponentPool, state: Any) -> None:
+        loaded.append(list(state["past"]))
+        inner(self, state)
+
+    monkeypatch.setattr(OpponentPool, "load_state_dict", load)
     run = train(dataclasses.replace(config, updates=3, resume=True))
     assert loaded == [[1, 2]]
     assert isinstance(run.policy, Policy)

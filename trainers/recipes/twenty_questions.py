@@ -44,6 +44,7 @@ NUM_QUESTIONS = 40
 _FAIR_SHARE = 0.3  # of what is still possible, on each side of a question
 _TIMES_APART = 2  # the chosen questions tell two things apart so many times, where they can
 _GAMES_APART = 10_000_000
+_PLAYER = 1
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,9 @@ class CarelessPlayer:
         self._guesses = table.guesses
         self._is_true = table.is_true[:, columns]
         self._counted = self._is_true.astype(np.float32)
-        self._rng = np.random.default_rng(seed)
+        # A stream of its own: the environment draws the secret from the one of `seed` alone, so that a question chosen
+        # with the same numbers would tell something of the secret, and the model would learn to read it.
+        self._rng = np.random.default_rng([_PLAYER, seed])
         self._possible = np.ones(len(self._guesses), dtype=np.bool_)
         self._guess = self._question = -1
 

@@ -1,13 +1,12 @@
-"""Questions that numbers answer: size, weight, how many, and the letters of the name."""
+"""Questions that numbers answer: size, weight, age, how many."""
 
 import re
-from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llm_envs.games.twenty_questions.knowledge import Knowledge
 from llm_envs.games.twenty_questions.lexicon import Vector, invert, vector
+from llm_envs.games.twenty_questions.numbers import number_of, relation
 
 __all__ = ["Measures"]
 
@@ -25,14 +24,6 @@ _SPELLINGS = {
     "millimeter": "millimetre", "millimeters": "millimetre", "millimetres": "millimetre", "inches": "inch",
     "feet": "foot", "kgs": "kg", "lbs": "lb", "cms": "cm",
 }  # fmt: skip
-_NUMBERS = {
-    word: float(number)
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen twenty".split()
-    )
-} | {"a": 1.0, "an": 1.0, "half": 0.5, "thirty": 30.0, "forty": 40.0, "fifty": 50.0, "sixty": 60.0, "hundred": 100.0,
-     "thousand": 1000.0, "million": 1e6, "no": 0.0, "couple": 2.0, "dozen": 12.0}  # fmt: skip
 
 # Things that people compare with and that are not in the table: metres, kilograms.
 _REFERENCES = {
@@ -53,7 +44,7 @@ _REFERENCES = {
 }  # fmt: skip
 # The longest side of what fits in, in metres.
 _ROOM_IN = {
-    "pocket": 0.14, "purse": 0.3, "handbag": 0.3, "drawer": 0.5, "backpack": 0.45, "suitcase": 0.7, "bag": 0.4,
+    "pocket": 0.17, "purse": 0.3, "handbag": 0.3, "drawer": 0.5, "backpack": 0.45, "suitcase": 0.7, "bag": 0.4,
     "room": 4.5, "living room": 4.5, "bedroom": 4.0, "kitchen": 4.0, "car": 1.8, "house": 10.0, "garage": 5.0,
     "shoe box": 0.33, "shoebox": 0.33, "box": 0.4, "microwave": 0.35, "bread box": 0.42, "breadbox": 0.42,
     "cup": 0.1, "mug": 0.1, "fridge": 0.7, "refrigerator": 0.7, "wallet": 0.1, "matchbox": 0.05, "match box": 0.05,
@@ -70,48 +61,56 @@ _MORE = {
 _LESS = {
     "smaller": _BULK, "littler": _BULK, "tinier": _BULK, "lighter": _WEIGHT, "shorter": _LENGTH,
 }  # fmt: skip
-_PLAIN = {"big": _BULK, "large": _BULK, "small": _BULK, "heavy": _WEIGHT, "light": _WEIGHT, "long": _LENGTH, "tall": "height"}
+_PLAIN = {
+    "big": _BULK,
+    "large": _BULK,
+    "small": _BULK,
+    "heavy": _WEIGHT,
+    "light": _WEIGHT,
+    "long": _LENGTH,
+    "tall": "height",
+}
 _HEDGE = r"(?:(?:much|far|way|a lot|slightly|a bit|a little|even|any|significantly|considerably|lots) )?"
 _COMPARED = re.compile(
-    rf"^{_HEDGE}(?:(more|less) )?([a-z]+)(?: in (?:size|weight|length|volume|height))?(?: or [a-z]+)? than (?:that of )?(.+)$"
+    rf"^{_HEDGE}(?:(more|less) )?([a-z]+)(?: in (?:size|weight|length|volume|height))?(?: or [a-z]+)? than "
+    rf"(?:that of )?(.+)$"
 )
 _AS_AS = re.compile(r"^(?:at least |about |roughly |just )?as (big|large|small|heavy|light|long|tall) as (.+)$")
 _SIZE_OF = re.compile(r"^(?:about|roughly|around|approximately|nearly)? ?the (?:same )?size (?:of|as) (.+)$")
 _LIMIT = re.compile(
-    r"^(more than|over|above|at least|greater than|bigger than|longer than|heavier than|less than|under|below|at most|up to|smaller than"
-    r"|fewer than|shorter than|lighter than) (.+?)(?: (?:long|tall|high|wide|in length|in height|in size|in weight|across|big|heavy|or more))?$"
+    r"^(more than|over|above|at least|greater than|bigger than|longer than|heavier than|less than|under"
+    r"|below|at most|up to|smaller than"
+    r"|fewer than|shorter than|lighter than) (.+?)(?: (?:long|tall|high|wide|in length|in height|in size|in "
+    r"weight|across|big|heavy|or more))?$"
 )
-_QUANTITY = re.compile(r"^(?:about |around )?(?:(half|a couple of|[a-z]+|[0-9.]+) )?(?:(a|an|hundred|thousand|million) )?([a-z]+)$")
+_QUANTITY = re.compile(
+    r"^(?:about |around )?(?:(half|a couple of|[a-z]+|[0-9.]+) )?(?:(a|an|hundred|thousand|million) )?([a-z]+)$"
+)
 _COUNT = re.compile(
     r"^(?:(more than|over|at least|less than|fewer than|at most|exactly|only|just|under|up to) )?"
     r"([a-z]+|[0-9]+)(?: or (more|fewer|less))? (leg|foot|wheel|paw)s?$"
 )
-_LETTER = re.compile(
-    r"^(?:does |is )?(?:its|the|it|your|it is|is it)? ?(?:name |word |spelling |a word that |in english )*"
-    r"(start|begin|end|contain|have|spelled|spelt|use|include)s?(?:ing)? "
-    r"(?:with |in |by )?(?:the )?(?:letter )?(?:a |an |the letter )?(vowel|consonant|[a-z])(?: in (?:it|its name|the name))?(?: in it)?$"
-)
-_NAME_LENGTH = re.compile(
-    r"^(?:does |is |are )?(?:its name |the name |the word |it |it name )(?:have|contain|be|is )? ?(?:only )?(?:(more than|over|at least|less than|fewer than|exactly) )?"
-    r"([a-z]+|[0-9]+) letters?(?: long| in it| in its name)?$"
-)
-
-
-_WORDS_OF_NAME = re.compile(
-    r"^(?:is |does )?(?:it |its |the )?(?:name |word )?(?:be |have |consist of |is )?(?:just |only |more than )?(?:a |in )?(one|two|three|single|1|2|3) words?(?: name| long| answer)?$"
-)
 _AGE = re.compile(
-    r"^(?:did|was|has|have|were|had|is) it (?:already |been |was )*(exist|existed|around|invented|known|available|made|in use|used|built|created|there)"
-    r"(?: already)? (before|after|since|in|for|less than|more than|over|within)? ?(?:the )?(?:year |at least |last |past |more than |over |many )*"
-    r"(?:([0-9]{4})|([a-z]+|[0-9]+) (?:(hundred|thousand) )?(?:of )?(year|centurie|century|decade|hundred|thousand)s?(?: of years)?( ago)?)$"
-    r"|^(?:did|was|has|have|were|had|is) it (?:been )?(exist|existed|around|known|used)(?: for)?( ancient times| the middle ages| hundreds of years| thousands of years"
+    r"^(?:did|was|has|have|were|had|is) it (?:already |been |was )*(exist|existed|around|invented|known"
+    r"|available|made|in use|used|built|created|there)"
+    r"(?: already)? (before|after|since|in|for|less than|more than|over|within)? ?(?:the )?(?:year |at "
+    r"least |last |past |more than |over |many )*"
+    r"(?:([0-9]{4})|([a-z]+|[0-9]+) (?:(hundred|thousand) )?(?:of )?(year|centurie|century|decade|hundred"
+    r"|thousand)s?(?: of years)?( ago)?)$"
+    r"|^(?:did|was|has|have|were|had|is) it (?:been )?(exist|existed|around|known|used)(?: for| in)?( "
+    r"ancient times| the middle ages| hundreds of years| thousands of years"
     r"| centuries| a long time| the olden days)$"
 )
 _COST = re.compile(
-    r"^(?:does it|it|can it|would it|do they|is it) (?:cost|worth|priced at)(?: you| me)? (more than|less than|over|under|above|below|at least) ([0-9]+)(?: (?:dollar|euro|buck|pound|usd)s?)?$"
+    r"^(?:does it|it|can it|would it|do they|is it) (?:cost|worth|priced at)(?: you| me)? (more than|less "
+    r"than|over|under|above|below|at least) ([0-9]+)(?: (?:dollar|euro|buck|pound|usd)s?)?$"
 )
 _PRICE_OF_THE_EXPENSIVE = 100
 _THIS_YEAR, _MODERN_YEARS = 2025, 200
+
+
+_ARTICLE = re.compile(r"^(?:a|an|the|my|your|most) ")
+_USUAL = re.compile(r"^(?:average|typical|normal|regular|standard|full grown|grown|adult|big|small|house) ")
 
 
 class Measures:
@@ -120,7 +119,6 @@ class Measures:
     def __init__(self, knowledge: Knowledge) -> None:
         things = knowledge.things
         self._knowledge = knowledge
-        self._names = [thing.name for thing in things]
         self._legs = np.array([thing.legs for thing in things])
         self._values = {
             _BULK: np.array([thing.bulk_m for thing in things]),
@@ -132,7 +130,11 @@ class Measures:
         self._upright = columns["tall"] | columns["person"] | columns["trees"] | columns["building"] | columns["flower"]
         self._wheels = {0: ~columns["has_wheels"], 2: columns["two_wheels"], 4: columns["four_wheels"]}
         self._moves, self._flies_fast = columns["moves"], columns["aircraft"]
-        self._modern, self._man_made, self._expensive = columns["modern"], columns["man_made"], columns["expensive"]
+        self._modern, self._man_made, self._expensive = (
+            columns["modern"],
+            columns["man_made"] | columns["modern"],
+            columns["expensive"],
+        )
 
     def compare(self, text: str) -> Vector | None:
         """``bigger than a cat``, ``as heavy as a car``, ``over two metres long``, ``the size of a dog``."""
@@ -153,7 +155,14 @@ class Measures:
             return self._about(match[1])
         match = _LIMIT.match(text)
         if match:
-            return self._limit(match[1], match[2])
+            limited = self._limit(match[1], match[2])
+            if limited is None or not re.search(r" (?:tall|high|in height)$", text):
+                return limited
+            # The longest side says how tall a thing is only if it stands upright, or how tall it is at most.
+            reached = limited == int(
+                match[1] in {"more than", "over", "above", "at least", "greater than", "longer than"}
+            )
+            return np.where(self._upright | ~reached, limited, -1).astype(np.int8)
         return None
 
     def fits(self, place: str) -> Vector | None:
@@ -169,36 +178,13 @@ class Measures:
         if not match:
             return None
         how, number, or_more, part = match.groups()
-        wanted = _number(number)
+        wanted = number_of(number)
         if wanted is None or wanted != int(wanted) or number in {"a", "an", "half"}:
             return None
         how = {"more": "at least", "fewer": "at most", "less": "at most"}.get(or_more or "", how or "exactly")
         if part == "wheel":
             return self._wheel_count(how, int(wanted))
-        return vector(_relation(how)(self._legs, wanted)) if part in {"leg", "foot"} else None
-
-    def letters(self, text: str) -> Vector | None:
-        """``its name start with b``, ``its name have 5 letters``."""
-        match = _NAME_LENGTH.match(text)
-        if match:
-            number = _number(match[2])
-            lengths = np.array([len(name.replace(" ", "")) for name in self._names])
-            return None if number is None else vector(_relation(match[1] or "exactly")(lengths, number))
-        match = _WORDS_OF_NAME.match(text)
-        if match:
-            wanted = _number("one" if match[1] == "single" else match[1])
-            more = "more than" in text
-            return self._by_name(lambda name: name.count(" ") + 1 > wanted if more else name.count(" ") + 1 == wanted)
-        match = _LETTER.match(text)
-        if not match:
-            return None
-        verb, letter = match.groups()
-        wanted = {"vowel": "aeiou", "consonant": "bcdfghjklmnpqrstvwxyz"}.get(letter, letter)
-        if verb in {"start", "begin"}:
-            return self._by_name(lambda name: name[0] in wanted)
-        if verb == "end":
-            return self._by_name(lambda name: name[-1] in wanted)
-        return self._by_name(lambda name: any(char in wanted for char in name))
+        return vector(relation(how)(self._legs, wanted)) if part in {"leg", "foot"} else None
 
     def age(self, text: str) -> Vector | None:
         """``was it invented before 1800``, ``did it exist 100 years ago``, ``does it cost more than 50 dollars``."""
@@ -206,7 +192,11 @@ class Measures:
         if match:
             amount, more = int(match[2]), match[1] not in {"less than", "under", "below"}
             # Beyond the limit nothing is known of what is expensive, below it nothing of what is not.
-            dearer = np.where(self._expensive, 1 if amount <= _PRICE_OF_THE_EXPENSIVE else -1, -1 if amount < _PRICE_OF_THE_EXPENSIVE else 0)
+            dearer = np.where(
+                self._expensive,
+                1 if amount <= _PRICE_OF_THE_EXPENSIVE else -1,
+                -1 if amount < _PRICE_OF_THE_EXPENSIVE else 0,
+            )
             answers = dearer.astype(np.int8)
             return answers if more else invert(answers)
         match = _AGE.match(text)
@@ -218,14 +208,22 @@ class Measures:
         elif year:
             years = _THIS_YEAR - float(year)
         else:
-            count = _number(number.removesuffix("s")) or (3.0 if number in {"several", "many", "some", "few"} else None)
+            count = number_of(number.removesuffix("s")) or (
+                3.0 if number in {"several", "many", "some", "few"} else None
+            )
             if count is None:
                 return None
             size = {"hundred": 100.0, "thousand": 1000.0, "century": 100.0, "centurie": 100.0, "decade": 10.0}
             years = count * size.get(factor or "", 1.0) * size.get(unit, 1.0)
-        answers = self._older(years, turned=how in {"after", "since", "in", "less than", "within"} and not (ago and how == "in"))
+        answers = self._older(
+            years, turned=how in {"after", "since", "in", "less than", "within"} and not (ago and how == "in")
+        )
         # Nobody invents an elephant.
-        return np.where(self._man_made, answers, 0).astype(np.int8) if verb in {"invented", "made", "built", "created"} else answers
+        return (
+            np.where(self._man_made, answers, 0).astype(np.int8)
+            if verb in {"invented", "made", "built", "created"}
+            else answers
+        )
 
     def _older(self, years: float, *, turned: bool) -> Vector:
         old = np.where(self._man_made & self._modern, 0 if years >= _MODERN_YEARS else -1, 1)
@@ -233,9 +231,6 @@ class Measures:
             old = np.where(self._man_made & ~self._modern, -1, old)
         answers = old.astype(np.int8)
         return invert(answers) if turned else answers
-
-    def _by_name(self, holds: Callable[[str], bool]) -> Vector:
-        return vector(np.array([holds(name) for name in self._names]))
 
     def _faster(self, reference: str) -> Vector | None:
         """Only what stands still and what flies are sure."""
@@ -270,7 +265,7 @@ class Measures:
         for dimension in (_WEIGHT, _LENGTH):
             limit = _quantity(quantity, _KILOGRAMS if dimension == _WEIGHT else _METRES)
             if limit is not None:
-                return vector(_relation(how)(self._values[dimension], limit))
+                return vector(relation(how)(self._values[dimension], limit))
         return None
 
     def weighs(self, text: str) -> Vector | None:
@@ -288,13 +283,12 @@ class Measures:
         quantity = _quantity(reference, _KILOGRAMS if dimension == _WEIGHT else _METRES)
         if quantity is not None:
             return quantity
-        name = re.sub(
-            r"^(?:a|an|the|my|your|most|the average|an average|a typical|a normal|a regular|a standard|a full grown|an adult|a grown"
-            r"|a house) ",
-            "",
+        name = _ARTICLE.sub("", reference)
+        for candidate in (
+            name,
+            _USUAL.sub("", name),
             reference,
-        )
-        for candidate in (name, re.sub(r"^(?:average|typical|normal|regular|standard|big|small) ", "", name), reference):
+        ):
             if candidate in _REFERENCES:
                 return _REFERENCES[candidate][1 if dimension == _WEIGHT else 0]
             row = self._knowledge.row_of.get(candidate)
@@ -306,30 +300,12 @@ class Measures:
         known = np.full(len(self._legs), -1)
         for number, true in self._wheels.items():
             known[true] = number
-        answers = vector(_relation(how)(known, wanted))
+        answers = vector(relation(how)(known, wanted))
         # What has wheels, but neither two nor four, has one, three or more than four: asked for, we do not know.
         unknown = (known < 0) & ~np.isin(wanted, [0, 2, 4] if how == "exactly" else [0])
         answers[known < 0] = 0 if how == "exactly" else int(how in {"more than", "over", "at least"} and wanted < 1)
         answers[unknown] = -1
         return answers
-
-
-def _relation(how: str) -> Callable[[NDArray[np.float64], float], NDArray[np.bool_]]:
-    if how in {"more than", "over", "above", "greater than", "bigger than", "longer than", "heavier than"}:
-        return np.greater
-    if how == "at least":
-        return np.greater_equal
-    if how in {"exactly", "only", "just"}:
-        return np.equal
-    if how in {"at most", "up to"}:
-        return np.less_equal
-    return np.less
-
-
-def _number(word: str) -> float | None:
-    if word.replace(".", "", 1).isdigit():
-        return float(word)
-    return _NUMBERS.get(word)
 
 
 def _quantity(text: str, units: dict[str, float]) -> float | None:
@@ -347,7 +323,7 @@ def _quantity(text: str, units: dict[str, float]) -> float | None:
     for word in (first, second):
         if word is None:
             continue
-        factor = _number("couple" if word == "a couple of" else word)
+        factor = number_of("couple" if word == "a couple of" else word)
         if factor is None:
             return None
         number *= factor
