@@ -4,9 +4,9 @@ python -m trainers.recipes.tic_tac_toe                 # a tiny model that is ma
 python -m trainers.recipes.tic_tac_toe --preset gpu    # Qwen3-4B-Instruct, or --model NAME
 
 A token of the tiny model is a whole line: a row of the board. First it reads games of two players who move at random:
-the moves of whoever won. From them it learns what may be played, and what three in a row look like. The rest is policy gradient, in games that begin after some random
-moves, so that every kind of position is met. Then it plays against the random and the optimal player and against what
-it was.
+the moves of whoever won. From them it learns what may be played, and what three in a row look like. The rest is policy
+gradient, in games that begin after some random moves, so that every kind of position is met. Then it plays against the
+random and the optimal player and against what it was.
 """
 
 from __future__ import annotations
