@@ -5,7 +5,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trainers.rendering import Renderer
 from trainers.tiny_model import MAX_PARAMETERS, build_tiny_model, build_tokenizer, save_model
+
+LINES = ["I am thinking of a thing.", "Is it alive?", "Yes.", "No.", "Think again.\nIs it a cat?"]
 
 
 def test_it_is_tiny(guessing_texts):
@@ -74,3 +77,40 @@ def test_a_vocabulary_may_name_the_special_tokens():
     tokenizer = build_tokenizer(["say <end> now", "say <unk>"])
     assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer))) == list(range(6))
     assert tokenizer.eos_token_id == 3
+
+
+def test_lines_are_single_tokens():
+    tokenizer = build_tokenizer(LINES, unit="line")
+    said = ["I am thinking of a thing.", "Is it alive?", "Yes.", "No.", "Think again.", "Is it a cat?"]
+    assert tokenizer.get_vocab() == {
+        token: i for i, token in enumerate(["<unk>", "<pad>", "<assistant>", "<end>", *said])
+    }
+    for i, line in enumerate(said):
+        assert tokenizer.encode(line, add_special_tokens=False) == [4 + i]
+        assert tokenizer.decode([4 + i]) == line
+    assert tokenizer.encode("Think again.\n\nIs it a cat?\nis it alive?") == [8, 9, 0]
+
+
+def test_a_turn_in_lines_is_three_tokens():
+    """What the policy says, the end of it, and the reply."""
+    renderer = Renderer(build_tokenizer(LINES, unit="line"))
+    opening = {"role": "user", "content": LINES[0]}
+    yes = {"role": "user", "content": "Yes."}
+    assert renderer.prompt([opening]) == [4]
+    assert renderer.prompt([{"role": "system", "content": "No."}, opening]) == [7, 4]
+    assert renderer.completion("Is it alive?") == [5, 3]
+    assert renderer.continuation([yes], stopped=True) == [6]
+    assert renderer.continuation([yes], stopped=False) == [3, 6]
+    assert renderer.action([5, 3]) == "Is it alive?"
+    # The chat as a whole is what the turns add up to.
+    chat = [opening, {"role": "assistant", "content": "Is it alive?"}, yes]
+    assert renderer.prompt(chat) == [4, 5, 3, 6]
+
+
+def test_a_model_of_lines_loads_like_any_other(tmp_path):
+    model, tokenizer = build_tiny_model(LINES, seed=3, unit="line", hidden_size=32, num_heads=2)
+    assert model.config.vocab_size == 10
+    save_model(model, tokenizer, tmp_path)
+    other = AutoTokenizer.from_pretrained(str(tmp_path))
+    assert other.encode("Is it alive?\nYes.<end>No.") == tokenizer.encode("Is it alive?\nYes.<end>No.") == [5, 6, 3, 7]
+    assert Renderer.from_pretrained(str(tmp_path)).stop_tokens == (3,)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import gymnasium as gym
 
-from trainers.config import TrainConfig
+from trainers.config import ConfigError, TrainConfig
 from trainers.recipes.cli import run_recipe
 from trainers.recipes.warm_start import choose_run_dir, read_transcripts
 
@@ -84,8 +84,11 @@ def main(config: Config) -> None:
     run_dir = choose_run_dir("twenty_questions", config.run_dir, resume=config.resume)
     train_config = _cpu(config, run_dir) if config.preset == "cpu" else _gpu(config, run_dir)
     train_config.validate()
+    env_args = train_config.parsed_env_args()
     if config.preset == "cpu":
-        _read(config, run_dir, train_config.parsed_env_args())
+        if env_args.get("answerer", "knowledge") != "knowledge":
+            raise ConfigError("the preset cpu asks half a million questions first: it needs the answerer 'knowledge'")
+        _read(config, run_dir, env_args)
     reading_seconds = time.perf_counter() - started
     log = RunLog(train_config, references=("random", REFERENCE), chart=True)
     run = train(train_config, log=log)
@@ -264,7 +267,7 @@ def _read(config: Config, run_dir: Path, env_args: Mapping[str, Any]) -> None:
     if (run_dir / "base" / "config.json").exists():
         return
     env: Any = gym.make(ENV, **env_args).unwrapped
-    print("The careless player asks the environment everything.")
+    print("The careless player asks the environment everything about everything.")
     table = ask_everything(env)
     columns = choose_questions(table.is_true, NUM_QUESTIONS)
 
