@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ENV = "llm_envs:TicTacToe-v0"
 SEATS = ("first", "second")
-UPDATES = {"cpu": 400, "gpu": 60}
+UPDATES = {"cpu": 600, "gpu": 60}
 _SEEDS_A_STEP = 10_000
 
 
@@ -51,12 +51,12 @@ class Config:
     read_batch: int = 64
     """Games a step (cpu)."""
     updates: int | None = None
-    """Updates of policy gradient; default: 400 on the CPU, 60 on the GPU."""
-    opponents: str = '{"self": 0.25, "past": 0.1, "minimax": 0.25, "random": 0.4}'
+    """Updates of policy gradient; default: 600 on the CPU, 60 on the GPU."""
+    opponents: str = '{"self": 0.2, "past": 0.1, "minimax": 0.2, "random": 0.5}'
     """Who sits in the other seat, and in what share of the games: self, past, base, minimax, random."""
     baseline: Baseline = "state"
     """state: the mean over all turns of the batch at the same position; group: one for all moves of a seat."""
-    kl_coef: float = 0.1
+    kl_coef: float = 0.07
     """What it costs to leave the base model (cpu)."""
     opening_moves: tuple[int, int] = (0, 4)
     """Training games begin after so many random moves, at least and at most."""
