@@ -33,6 +33,7 @@ from benchmarks.results import FOLDER, append_row
 RECIPES = ("guess_number", "tic_tac_toe", "twenty_questions")
 BAR_SECONDS = 900.0
 _WHOLE = ("optimal", 0.98), ("greedy", 0.6)
+_SMOOTHED = 10
 _PICTURE = FOLDER.parents[1] / "docs" / "games.png"
 
 
@@ -55,7 +56,10 @@ def main(config: Config) -> None:
     if not config.draw_only:
         with tempfile.TemporaryDirectory() as folder:
             _run_all(config, config.keep or Path(folder))
-    draw(FOLDER / "games_curves.csv", FOLDER / "games.csv", _PICTURE)
+    curves = FOLDER / "games_curves.csv"
+    if not curves.exists():
+        raise SystemExit(f"nothing was measured yet: there is no {curves}")
+    draw(curves, FOLDER / "games.csv", _PICTURE)
     print(f"Curves: {_PICTURE}")
 
 
@@ -103,7 +107,7 @@ def record(recipe: str, run_dir: Path, *, cores: int, folder: Path = FOLDER) -> 
     scores = summary.get("scores", [])
     for score in scores:
         append_row("tic_tac_toe", {"seed": summary["seed"], **score}, folder=folder)
-    reached, meets = _verdict(summary, scores)
+    reached, meets = judge(summary, scores)
     row = {
         "recipe": recipe,
         "seed": summary["seed"],
@@ -118,7 +122,7 @@ def record(recipe: str, run_dir: Path, *, cores: int, folder: Path = FOLDER) -> 
     return row
 
 
-def _verdict(summary: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
+def judge(summary: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
     """What is compared with the bar, in words, and whether it is met."""
     if not scores:
         reference, bar = next((name, bar) for name, bar in _WHOLE if name in summary)
@@ -136,34 +140,60 @@ def _verdict(summary: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) ->
 
 
 def draw(curves: Path, runs: Path, picture: Path) -> None:
-    """One panel a recipe, one line a seed: the return of sampled episodes, and points for the greedy evaluations."""
+    """One panel a recipe, one colour a seed: the newest run of each."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
-    rows, last = list(_rows(curves)), {(row["recipe"], row["seed"]): row for row in _rows(runs)}
+    rows, reached = list(_rows(curves)), {(row["recipe"], row["seed"]): row for row in _rows(runs)}
     recipes = [recipe for recipe in RECIPES if any(row["recipe"] == recipe for row in rows)]
-    figure = Figure(figsize=(4.2 * len(recipes), 3.6), dpi=140, layout="constrained")
-    for number, recipe in enumerate(recipes):
-        axes = figure.add_subplot(1, len(recipes), number + 1)
-        for color, seed in zip(("tab:blue", "tab:orange", "tab:green"), "012", strict=False):
-            points = [row for row in rows if (row["recipe"], row["seed"]) == (recipe, seed)]
-            if not points:
-                continue
-            points = [row for row in points if row["commit"] == last[recipe, seed]["commit"]]
-            updates = [int(row["update"]) for row in points]
-            axes.plot(updates, [float(row["sampled"]) for row in points], color=color, linewidth=0.8, alpha=0.5)
-            greedy = [(int(row["update"]), float(row["greedy"])) for row in points if row["greedy"]]
-            greedy.insert(0, (0, float(last[recipe, seed]["untrained"])))
-            axes.plot(*zip(*greedy, strict=True), "o-", color=color, markersize=3, label=f"seed {seed}")
-        for name, value in _references(recipe).items():
-            axes.axhline(value, color="0.35", linestyle="--", linewidth=0.8)
-            axes.annotate(
-                f"{name} {value:.2f}", (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                fontsize=7, color="0.35",
-            )  # fmt: skip
-        axes.set(title=recipe, xlabel="update", ylabel="mean return" if number == 0 else "")
+    seeds = sorted({row["seed"] for row in rows}, key=int)
+    figure = Figure(figsize=(4.4 * len(recipes), 3.9), dpi=140, layout="constrained")
+    panels = figure.subplots(1, len(recipes), squeeze=False)[0]
+    for axes, recipe in zip(panels, recipes, strict=True):
+        for number, seed in enumerate(seeds):
+            points = last_run([row for row in rows if (row["recipe"], row["seed"]) == (recipe, seed)])
+            if points:
+                _draw_run(axes, points, float(reached[recipe, seed]["untrained"]), color=f"C{number}")
+        _draw_references(axes, recipe)
+        axes.set(title=recipe, xlabel="update", ylabel="mean return" if axes is panels[0] else "")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=7, loc="lower right")
+    for number, seed in enumerate(seeds):
+        panels[0].plot([], [], "o-", color=f"C{number}", markersize=3, label=f"seed {seed}")
+    title = f"points: greedy evaluation; pale: sampled episodes, mean of {_SMOOTHED} updates"
+    if "tic_tac_toe" in recipes:
+        title += "; tic_tac_toe: points against the random player, pale against the whole pool"
+    figure.legend(
+        loc="outside lower center", ncols=len(seeds), frameon=False, fontsize=8, title=title, title_fontsize=8
+    )
     figure.savefig(picture)
+
+
+def last_run(rows: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The newest of one recipe's runs with one seed: a run's rows stand together, and its updates only ever rise."""
+    begun = [number for number in range(1, len(rows)) if _update(rows[number]) <= _update(rows[number - 1])]
+    return list(rows[max(begun, default=0) :])
+
+
+def _update(row: Mapping[str, str]) -> int:
+    return int(row["update"])
+
+
+def _draw_run(axes: Any, points: Sequence[Mapping[str, str]], untrained: float, *, color: str) -> None:
+    sampled = [float(row["sampled"]) for row in points]
+    windows = [sampled[max(0, end - _SMOOTHED) : end] for end in range(1, len(sampled) + 1)]
+    means = [sum(window) / len(window) for window in windows]
+    axes.plot([_update(row) for row in points], means, color=color, linewidth=0.9, alpha=0.45)
+    greedy = [(0, untrained)] + [(_update(row), float(row["greedy"])) for row in points if row["greedy"]]
+    axes.plot(*zip(*greedy, strict=True), "o-", color=color, linewidth=1.1, markersize=2.5)
+
+
+def _draw_references(axes: Any, recipe: str) -> None:
+    """Lines to compare with; their names stand beside the panel, where they hide nothing."""
+    for name, value in _references(recipe).items():
+        axes.axhline(value, color="0.35", linestyle="--", linewidth=0.8)
+        axes.annotate(
+            f"{name}\n{value:.2f}", (1.01, value), xycoords=("axes fraction", "data"), va="center", fontsize=7,
+            color="0.35",
+        )  # fmt: skip
 
 
 def _references(recipe: str) -> dict[str, float]:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-from gymnasium.error import ResetNeeded
 
 from llm_envs.grading import Verdict
 from llm_envs.spaces import text_from_jsonable, text_to_jsonable
@@ -32,6 +31,7 @@ __all__ = [
     "Difference",
     "Heard",
     "Policy",
+    "Record",
     "append_episode",
     "differences",
     "is_game",
@@ -203,7 +203,7 @@ def replay(env: Any, record: Record) -> Record:
     again = new_record(record["env"], record["env_args"], seed=record["seed"], options=record["options"])
     try:
         play(env, again, lambda heard: None if heard.is_over else next(actions, None))
-    except (IndexError, TypeError, ValueError, ResetNeeded) as error:
+    except (IndexError, TypeError, ValueError, gym.error.Error) as error:
         if "actions" in again:
             raise
         raise ValueError(f"cannot reset {record['env']}: {error}") from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,9 @@ class AdapterPlayer:
 
         base = _base_of(Path(folder))
         try:
-            self._renderer = Renderer.from_pretrained(base)
-            policy = Policy.load(base, adapter=folder, device=device)
+            with _quiet_loading():
+                self._renderer = Renderer.from_pretrained(base)
+                policy = Policy.load(base, adapter=folder, device=device)
         except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{folder} cannot be loaded with the base model {base}: {reason}") from error
@@ -63,6 +66,22 @@ class AdapterPlayer:
         self._room -= len(completion.tokens)
         self._stopped = completion.stop_reason == "stop"
         return self._renderer.action(completion.tokens)
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without progress bars and advice of the libraries below: whoever sits down to play did not ask for them."""
+    from transformers.utils import logging
+
+    had_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            yield
+    finally:
+        if had_bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _base_of(folder: Path) -> str:

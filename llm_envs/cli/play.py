@@ -68,10 +68,10 @@ def _run(options: argparse.Namespace) -> int:
         code = _INTERRUPTED
         if sys.stdin.isatty():
             print()  # behind the ^C
-    except (IndexError, TypeError, ValueError) as error:
+    except (IndexError, TypeError, ValueError, gym.error.Error) as error:
         if table.is_open:
             raise
-        return complain(error)  # the reset refuses the index, say
+        return complain(error)  # the reset refuses the seed or the index, say
     finally:
         table.env.close()
     table.say_goodbye()
@@ -117,7 +117,7 @@ class _Table:
         if reset is not None:
             raise ValueError(f"unknown option 'index' of {_BOARD_GAME}")
         seat = args.pop("seat", None) or tuple(_SEATS)[int(np_random(seed)[0].integers(2))]
-        if seat not in _SEATS:
+        if seat not in tuple(_SEATS):  # not the dict: it may be any JSON value
             raise ValueError(f"seat must be None or one of {tuple(_SEATS)}, got {seat!r}")
         opponent = _load_player(path)
         args.setdefault("illegal_other", 1.0)  # an opponent without a legal move loses, as in the game for one

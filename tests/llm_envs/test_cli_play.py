@@ -52,7 +52,7 @@ def _random_of_eight() -> str:
 
 def test_the_end_of_the_input_ends_the_play(play, tmp_path):
     path = tmp_path / "episodes.jsonl"
-    code, out, _ = play("50\n", "llm_envs:GuessNumber-v0", "--record", str(path))
+    code, out, _ = play("50\n", "llm_envs:GuessNumber-v0", "--seed", "3", "--record", str(path))
     assert code == 0
     assert out.endswith("The episode was left. Return 0 (random 0.5338, optimal 5.2)\n")
     assert json.loads(path.read_text())["actions"] == ["50"]
@@ -73,7 +73,7 @@ def test_an_interruption_keeps_the_record(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("sys.stdin", Terminal())
     monkeypatch.setattr("builtins.input", ask)
     path = tmp_path / "episodes.jsonl"
-    assert main(["play", "GuessNumber-v0", "--record", str(path)]) == 130
+    assert main(["play", "GuessNumber-v0", "--seed", "3", "--record", str(path)]) == 130
     assert "The episode was left. Return 0" in capsys.readouterr().out
     assert json.loads(path.read_text())["actions"] == ["50"]
     typed = iter([EOFError()])
@@ -176,10 +176,13 @@ def test_a_seat_by_the_seed(play, monkeypatch, tmp_path):
         (["GuessNumber-v0", "--env-args", '{"no": 1}'], "no"),
         (["GuessNumber-v0", "--env-args", '{"high": 0}'], "low"),
         (["GuessNumber-v0", "--index", "100"], "option 'index' must lie in 0..99, got 100"),
+        (["GuessNumber-v0", "--seed", "-1"], "Seed must be greater or equal to zero, actual value: -1"),
         (["TicTacToe-v0", "--index", "1"], "unknown option 'index'"),
         (["TicTacToe-v0", "--opponent", "best"], "there is no folder best"),
         (["TicTacToe-v0", "--opponent", ".", "--index", "1"], "unknown option 'index'"),
         (["TicTacToe-v0", "--opponent", ".", "--env-args", '{"seat": 1}'], "seat must be"),
+        (["TicTacToe-v0", "--env-args", '{"seat": ["first"]}'], "seat must be"),
+        (["TicTacToe-v0", "--opponent", ".", "--env-args", '{"seat": ["first"]}'], "seat must be"),
         (["GuessNumber-v0", "--opponent", "random"], "--opponent goes with TicTacToe-v0"),
         (["TicTacToe-v0", "--opponent", "."], "no entry point 'adapter' in the group llm_envs.players"),
         (["GSM8K-v0", "--env-args", '{"data": "missing.jsonl"}'], "missing.jsonl"),
@@ -221,7 +224,7 @@ def test_any_bytes_can_be_typed(tmp_path):
     path = tmp_path / "episodes.jsonl"
     code = "import sys; from llm_envs.cli import main; sys.exit(main(sys.argv[1:]))"
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, "play", "GuessNumber-v0", "--record", str(path)],
+        [sys.executable, "-W", "error", "-c", code, "play", "GuessNumber-v0", "--seed", "3", "--record", str(path)],
         input=b"\xff50\x00\x1b\n",
         capture_output=True,
         check=True,

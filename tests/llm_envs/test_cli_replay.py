@@ -103,6 +103,7 @@ def test_games(replay):
         ({**GOOD, "rewards": []}, "FILE: line 2: 'rewards' must be"),
         ({**GOOD, "env": "NoSuch-v0"}, "FILE: line 2: cannot make NoSuch-v0: "),
         ({**GOOD, "options": {"index": 8}}, "FILE: line 2: cannot reset llm_envs:GuessNumber-v0: "),
+        ({**GOOD, "seed": -1}, "FILE: line 2: cannot reset llm_envs:GuessNumber-v0: Seed must be"),
     ],
 )
 @pytest.mark.parametrize("check", [[], ["--check"]])

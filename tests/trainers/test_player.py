@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from transformers.utils import logging
 
 from trainers.evaluate import play_greedily
 from trainers.player import AdapterPlayer
@@ -120,6 +121,14 @@ def test_it_sits_in_the_other_seat_of_tic_tac_toe(make_run, seat):
         assert opening.startswith(f"Tic-tac-toe. You are {'O' if seat == 'first' else 'X'}.")
         assert isinstance(said, str)
     assert len(ends) == 3
+
+
+def test_loading_says_nothing(run_dir, capfd):
+    """Nor does it change what others see afterwards."""
+    logging.enable_progress_bar()
+    AdapterPlayer(run_dir / "adapter", device="cpu")
+    assert logging.is_progress_bar_enabled()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_folder_that_was_moved_finds_its_base_beside_it(run_dir, tmp_path):

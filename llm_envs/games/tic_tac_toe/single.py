@@ -83,7 +83,7 @@ class TicTacToeEnv(TextEnv):
             raise TypeError(f"opponent must be a name, callable or a player with reset() and act(), got {opponent!r}")
         if isinstance(opponent, str) and opponent not in _NAMES:
             raise ValueError(f"opponent must be one of {_NAMES}, callable or a player, got {opponent!r}")
-        if seat is not None and seat not in _MARKS:
+        if seat is not None and seat not in tuple(_MARKS):
             raise ValueError(f"seat must be None or one of {tuple(_MARKS)}, got {seat!r}")
         if isinstance(illegal_penalty, bool) or not isinstance(illegal_penalty, int | float):
             raise TypeError(f"illegal_penalty must be a number, got {illegal_penalty!r}")

@@ -2,7 +2,7 @@
 
 import re
 
-from llm_envs.games.twenty_questions.lexicon import Vector, invert, narrow
+from llm_envs.games.twenty_questions.lexicon import Vector, both, invert, narrow
 from llm_envs.games.twenty_questions.reader import Reader
 from llm_envs.games.twenty_questions.rewriting import FIND_VERBS, IT, PREPOSITIONS
 from llm_envs.games.twenty_questions.words import word_set
@@ -76,8 +76,10 @@ class Doings(Reader):
         if verb in {"fit", "put", "carry", "take", "pack"} and rest and rest[0] in {"in", "into", "inside"}:
             return self._measures.fits(" ".join(rest[1:]))
         if verb in {"need", "require"} and rest:
-            text = _TO_USE_IT.sub("", " ".join(rest))
-            return self._predicate(["need", *text.split()])
+            needed = _TO_USE_IT.sub("", " ".join(rest)).split()
+            answers = self._look("need " + self._lemmas(needed))
+            answers = None if answers is None else both(answers, self._objects)
+            return answers if answers is not None and answers.max() > 0 else None  # what needs food is not used with it
         inside = _INSIDE_IT.match(text)
         if inside:
             return self._lexicon.get("have " + self._lemmas(inside[1].split()))

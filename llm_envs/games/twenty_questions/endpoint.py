@@ -1,5 +1,6 @@
 """A language model behind an OpenAI-compatible server."""
 
+import contextlib
 import http.client
 import json
 import math
@@ -7,6 +8,7 @@ import os
 import queue
 import random
 import re
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -92,6 +94,8 @@ class EndpointBackend:
             if not text or type(text) is not str:
                 raise TypeError(f"{name} must be a text, got {text!r}")
         parts = urlsplit(base_url)
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("base_url must hold no user and no password: the key goes into api_key")
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"base_url must begin with http:// or https:// and name a host, got {base_url!r}")
         if not timeout_seconds > 0 or retries < 0 or backoff_seconds < 0 or max_concurrency < 1:
@@ -101,7 +105,8 @@ class EndpointBackend:
         self._host, self._port, self._is_https = parts.hostname, parts.port, parts.scheme == "https"
         self._path = parts.path.rstrip("/") + "/chat/completions"
         self._url = f"{base_url.rstrip('/')}/chat/completions"
-        self._model, self._api_key = model, api_key
+        self._model = model
+        self._api_key = _read_key(api_key)
         self._timeout_seconds, self._retries, self._backoff_seconds = timeout_seconds, retries, backoff_seconds
         self._max_concurrency = max_concurrency
         self._extra_body = dict(extra_body or {})
@@ -116,6 +121,8 @@ class EndpointBackend:
 
     def close(self) -> None:
         """Close the connections; nothing is tried again after that."""
+        if self._process != os.getpid():  # they are the parent's, and so may be the locks
+            self._begin()
         self._closed.set()
         while True:
             try:
@@ -213,20 +220,32 @@ class EndpointBackend:
                 raise _TransientError(f"{type(error).__name__}: {error}") from error
 
     def _exchange(self, connection: http.client.HTTPConnection, body: bytes) -> bytes:
-        done = False
+        done, late = False, threading.Event()
+        # The connection's own limit is for each piece: a server that says little by little would never reach it.
+        alarm = threading.Timer(self._timeout_seconds, _hang_up, [connection, late])
+        alarm.daemon = True
         try:
+            if connection.sock is None:
+                connection.connect()
+            alarm.start()
             connection.request("POST", self._path, body, self._headers())
             response = connection.getresponse()
             data = response.read(_MAX_BYTES)
             done = not response.will_close and response.isclosed()
+        except (OSError, http.client.HTTPException):
+            if not late.is_set():
+                raise
         finally:
-            if done and not self._closed.is_set():
+            alarm.cancel()
+            if done and not late.is_set() and not self._closed.is_set():
                 self._idle.put(connection)
             else:
                 connection.close()
+        if late.is_set():  # what came looks whole where it broke off between two headers
+            raise TimeoutError("the answer took too long")
         if response.status == 200:
             return data
-        said = f"HTTP {response.status}: {data[:300].decode('utf-8', 'replace')}"
+        said = f"HTTP {response.status}: {self._without_key(data)[:300]}"
         if response.status in _REFUSED:
             raise EndpointRefusedError(f"{self._url}: {said}: check base_url, model and api_key")
         if response.status in _NOT_SO:
@@ -238,8 +257,13 @@ class EndpointBackend:
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Connection": "keep-alive"}
         if self._api_key:
-            headers["Authorization"] = f"Bearer {os.environ.get(self._api_key, self._api_key)}"
+            headers["Authorization"] = f"Bearer {self._api_key}"
         return headers
+
+    def _without_key(self, data: bytes) -> str:
+        """What a server said, as a message may repeat it: some show the key that they refuse."""
+        text = data.decode("utf-8", "replace")
+        return text.replace(self._api_key, "***") if self._api_key else text
 
 
 def read_reply(text: str) -> Word | None:
@@ -267,12 +291,29 @@ def read_shares(shares: Mapping[str, float]) -> Literal["yes", "no"] | None:
     return "yes" if sums["yes"] > sums["no"] else "no"
 
 
+def _read_key(api_key: str | None) -> str | None:
+    """The key, or what the environment variable of that name holds. No error shows it."""
+    if api_key is not None and type(api_key) is not str:
+        raise TypeError(f"api_key must be a text, got {type(api_key).__name__}")
+    key = os.environ.get(api_key, api_key).strip() if api_key else None
+    if key and not (key.isascii() and key.isprintable()):
+        raise ValueError("api_key must be printable ASCII")
+    return key or None
+
+
+def _hang_up(connection: http.client.HTTPConnection, late: threading.Event) -> None:
+    late.set()
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):  # it is closed meanwhile
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+
 def _read_body(data: bytes) -> tuple[Word | None, str]:
     try:
         choice = json.loads(data)["choices"][0]
         text = str(choice["message"]["content"] or "")
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise _TransientError(f"no chat completion: {data[:200]!r}") from error
+        raise _TransientError("what came is no chat completion") from error
     return _read_logprobs(choice) or read_reply(text), text
 
 

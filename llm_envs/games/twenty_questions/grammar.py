@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable
 
+import numpy as np
+
 from llm_envs.games.twenty_questions.beings import Beings
 from llm_envs.games.twenty_questions.lexicon import Vector, both, either, invert, narrow
 from llm_envs.games.twenty_questions.rewriting import (
@@ -114,13 +116,10 @@ class Grammar(Beings):
         plainer = _SOME_KIND.sub("", text)
         return self._sentence(plainer, _MAX_CONNECTIVES) if plainer != text else None
 
-    def is_adjective(self, name: str) -> bool:
-        """Whether a name without an article says something else, as ``orange`` does."""
-        return f"be {name}" in self._lexicon
-
-    def is_verb(self, name: str) -> bool:
-        """Whether a name says what things do, too, as ``fly`` does."""
-        return name in self._lexicon
+    def says_name(self, words: tuple[str, ...], name: str) -> bool:
+        """Whether words that end with a name are about what it names: ``it is orange`` is about the colour."""
+        answers = self.understand(words)
+        return answers is not None and np.array_equal(answers, self._names[name])
 
     def _sentence(self, text: str, connectives_left: int) -> Vector | None:
         if self._patience < 0:
@@ -292,7 +291,7 @@ class Grammar(Beings):
         """A verb that says what another form says: ``contains``, ``looks``, ``helps people cut``."""
         if verb in {"look", "seem", "feel"}:
             return self._complement(rest) if len(rest) == 1 else None
-        if verb in {"contain", "use", "need", "hold"}:
+        if verb in {"contain", "use", "hold"}:
             return self._lexicon.get("have " + self._lemmas(rest))
         if verb == "help":
             rest = rest[1:] if rest[0] in {"people", "you", "us"} else rest

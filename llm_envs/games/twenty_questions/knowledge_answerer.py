@@ -18,17 +18,8 @@ def load_understanding() -> Understanding:
 
 
 def read_guess(text: str) -> Thing | None:
-    """The single thing that a text names as a guess.
-
-    The plain question of an attribute is never a guess, whatever its words may mean else: ``Can it fly?`` is about
-    wings, even if the secret is a fly.
-    """
-    return None if text in _plain_questions() else load_understanding().guess(text)
-
-
-@cache
-def _plain_questions() -> frozenset[str]:
-    return frozenset(load_knowledge().attributes.values())
+    """The single thing that a text names as a guess, in the table of the package."""
+    return load_understanding().guess(text)
 
 
 class KnowledgeAnswerer:

@@ -25,6 +25,8 @@ Vector = NDArray[np.int8]
 """An answer for every thing: 1 yes, 0 no, -1 unanswerable."""
 
 FILES = ("phrases_nature.txt", "phrases_looks.txt", "phrases_uses.txt", "phrases_others.txt")
+_USED = re.compile("u |p use |s .* use$")
+_USED_THERE = re.compile("u (?:at|on|outdoor|outside|indoor|inside)")
 _ALTERNATIVES = re.compile(r"\(([^()]*\|[^()]*)\)")
 
 
@@ -99,6 +101,19 @@ class Meanings:
         for part in parts[1:]:
             whole = both(whole, part)
         return whole
+
+    def of_phrase(self, meaning: str, phrase: str, key: str) -> Vector:
+        """What a phrase that is learnt under a key says: its meaning, less what its own words rule out.
+
+        What is not alive lives nowhere. Nobody is used; whether an animal or a plant is used in a place is vague.
+        """
+        answers = narrow(self(meaning)) if phrase.startswith("?") else self(meaning)
+        if key.startswith("live "):
+            return both(answers, vector(self._sets["alive"]))
+        if _USED.match(key):
+            used = "alive" if _USED_THERE.match(key) else "person"
+            answers[(answers == 1) & self._sets[used]] = -1
+        return answers
 
     def _part(self, part: str) -> Vector:
         turned = part.startswith("!")

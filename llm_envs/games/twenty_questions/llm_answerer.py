@@ -51,11 +51,16 @@ _MAX_SHOWN = 500
 _FAILURE_SECONDS = 5.0
 _WORDS = {"yes": Answer.YES, "no": Answer.NO}
 _OWN_ARGUMENTS = ("cache_file", "cache_size", "max_batch")
+_CHANGE_NO_ANSWER = ("api_key", "timeout_seconds", "retries", "backoff_seconds", "max_concurrency", "batch_size")
 
 
 def chat_of(secret: Thing, question: str) -> list[Message]:
-    """What the model is shown: the secret, the rule, and the question as data."""
-    quoted = json.dumps(question, ensure_ascii=False)
+    """What the model is shown: the secret, the rule, and the question as data.
+
+    Marks that begin a model's control tokens, ``<|im_start|>`` or ``[INST]``, are escaped: tokenizers read them as such
+    wherever they stand.
+    """
+    quoted = json.dumps(question, ensure_ascii=False).replace("<", "\\u003c").replace("[", "\\u005b")
     return [
         {"role": "system", "content": _SYSTEM.format(phrase=secret.phrase)},
         {"role": "user", "content": f"Question: {quoted}\nYour answer (Yes, No or Unclear):"},
@@ -175,9 +180,9 @@ class LlmAnswerer:
 
     def _ask(self, requests: list[_Request]) -> None:
         """Work off one batch, in the thread of the batcher."""
-        replies: Sequence[Reply | BaseException]
+        replies: list[Any]
         try:
-            replies = self._backend.answer_many([request.chat for request in requests])
+            replies = list(self._backend.answer_many([request.chat for request in requests]))
         except AnswererDownError as error:
             replies = [AnswererDownError(str(error))] * len(requests)
         except Exception as error:  # it is raised again where the question was asked
@@ -297,8 +302,9 @@ def _make_backend(backend: str | Backend | None, arguments: Mapping[str, Any]) -
 def _describe(backend: str | Backend | None, arguments: Mapping[str, Any]) -> str:
     """Who answers, for the cache: answers to another prompt or of another model are not this one's."""
     source = backend if isinstance(backend, str) else type(backend).__qualname__
-    told = [source, str(arguments.get("base_url")), str(arguments.get("model")), _SYSTEM]
-    return f"{arguments.get('model', source)} {sha256(json.dumps(told).encode()).hexdigest()[:12]}"
+    told = {name: value for name, value in arguments.items() if name not in _CHANGE_NO_ANSWER}
+    text = json.dumps([source, told, _SYSTEM], sort_keys=True, default=str)
+    return f"{arguments.get('model', source)} {sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _shown(question: str) -> str:
@@ -311,6 +317,8 @@ def _remake(arguments: Mapping[str, Any]) -> LlmAnswerer:
 
 
 def _shut(batcher: Batcher[_Request], backend: Any) -> None:
+    if isinstance(backend, EndpointBackend):
+        backend.close()  # ends its patience with a server that is down: the batch under way is waited for
     for request in batcher.close():
         request.future.set_exception(RuntimeError("this answerer is closed"))
     if hasattr(backend, "close"):

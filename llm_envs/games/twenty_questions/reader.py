@@ -6,7 +6,7 @@ import numpy as np
 
 from llm_envs.games.twenty_questions.knowledge import Knowledge
 from llm_envs.games.twenty_questions.letters import Letters
-from llm_envs.games.twenty_questions.lexicon import FILES, Meanings, Vector, narrow, phrases, vector
+from llm_envs.games.twenty_questions.lexicon import FILES, Meanings, Vector, phrases, vector
 from llm_envs.games.twenty_questions.measures import Measures
 from llm_envs.games.twenty_questions.rewriting import rewrite
 from llm_envs.games.twenty_questions.spelling import Spelling
@@ -15,7 +15,7 @@ from llm_envs.games.twenty_questions.words import word_set
 
 __all__ = ["Reader", "clause_of"]
 
-_PRONOUNS = frozenset([",", "you", "they", "we", "i"])
+_PRONOUNS = frozenset([",", "you", "they", "we", "i", "me", "us"])
 _ASKING = word_set("does do did should are is has was can could would might have")
 # Phrases that begin like questions and are some: the others, like "has wings", are said of the thing.
 _IS_QUESTION = re.compile(
@@ -58,7 +58,9 @@ class Reader:
         self._names: dict[str, Vector] = {}
         self._learning = False
         self._patience = 0
-        self._learn_phrases(Meanings(knowledge))
+        meanings = Meanings(knowledge)
+        self._objects = meanings("object")
+        self._learn_phrases(meanings)
         self._learn_names(knowledge)
         self._known_words = frozenset(word for key in self._lexicon for word in key.split())
         self._spelling = Spelling(word for phrase in (*self._lexicon, *self._names) for word in phrase.split())
@@ -82,14 +84,11 @@ class Reader:
         raise ValueError(f"the phrase {phrase!r} has no key")
 
     def _learn_phrases(self, meanings: Meanings) -> None:
-        answers: dict[str, Vector] = {}
         learnt_from: dict[str, str] = {}
         for file in FILES:
             for meaning, phrase in phrases(file):
-                if meaning not in answers:
-                    answers[meaning] = meanings(meaning)
-                learnt = narrow(answers[meaning]) if phrase.startswith("?") else answers[meaning]
                 key = self.key_of(phrase.removeprefix("?"))
+                learnt = meanings.of_phrase(meaning, phrase, key)
                 origin = learnt_from.setdefault(key, f"{phrase!r} of {meaning!r}")
                 if not np.array_equal(self._lexicon.setdefault(key, learnt), learnt):
                     raise ValueError(f"{phrase!r} of {meaning!r} and {origin} have the same key {key!r}")

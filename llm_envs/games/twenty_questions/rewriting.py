@@ -54,10 +54,7 @@ _PEOPLE = (
     r"(?:(?:a|an|the|any|every|one|a single) (?:average |normal |ordinary |typical |regular )?(?:person"
     r"|human|human being|adult|individual)|(?:most |some |many |all |ordinary |normal |average |a lot of "
     r"|lots of |other |regular |every )?(?:people|humans|adults|persons)"
-    r"|you|we|i|one|someone|somebody|anyone|anybody|everyone|everybody"
-    r"|(?:a|an|the|any|every|one|a single) (?:average |normal |ordinary |typical |regular )?(?:person|human"
-    r"|human being|adult|individual)"
-    r"|mankind|humankind|folks)"
+    r"|you|we|i|one|someone|somebody|anyone|anybody|everyone|everybody|mankind|humankind|folks)"
 )
 # "this bird": the player has found out that it is one.
 _KNOWN = (

@@ -106,7 +106,7 @@ _LABEL = word_set(
 )
 _EXAMPLE = re.compile(r" \( (?:e g|for example|for instance|like|such as|i e|yes|y|true|think|or not)\b[^()]*\)")
 _NUMBERED = re.compile(r"^ ?(?:q|question|no|number|turn|round)? ?[0-9]+ ?[):] ")
-ASIDE = re.compile(
+_ASIDE = re.compile(
     r" , (?:by any chance|perhaps|maybe|in fact|say|generally|usually|in general|typically|by chance|then"
     r"|please) ,(?= )"
 )
@@ -175,7 +175,7 @@ def questions(text: str) -> tuple[tuple[str, ...], ...]:
 
 def _strip(sentence: str) -> list[str]:
     """Without labels, politeness, tags and examples."""
-    sentence = ASIDE.sub("", _NUMBERED.sub("", sentence))
+    sentence = _ASIDE.sub("", _NUMBERED.sub("", sentence))
     head, colon, rest = sentence.rpartition(" : ")
     if colon:
         sentence = rest if all(word in _LABEL or word.isdigit() for word in head.split()) else sentence

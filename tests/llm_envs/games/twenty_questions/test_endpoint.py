@@ -1,5 +1,7 @@
+import contextlib
 import math
 import os
+import socket
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -162,6 +164,47 @@ def test_a_slow_server():
         (error,) = ask(server, timeout_seconds=0.1, retries=1)
         assert "TimeoutError" in str(error)
         assert time.monotonic() - began < 2
+
+
+def test_a_server_that_says_little_by_little():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def dribble() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, contextlib.suppress(OSError):
+                        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                        for _ in range(100):
+                            connection.sendall(b"A: b\r\n")
+                            time.sleep(0.05)
+
+        thread = threading.Thread(target=dribble, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        backend = EndpointBackend(
+            base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", model="m",
+            timeout_seconds=0.2, retries=1, backoff_seconds=0.01,
+        )  # fmt: skip
+        (error,) = backend.answer_many([CHAT])
+        assert "the answer took too long, 2 times" in str(error)
+        assert time.monotonic() - began < 2
+        backend.close()
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+def test_no_message_shows_the_key():
+    key = "sk-0123456789"
+    with serving(lambda body, number: (401, {}, f"wrong key {key}".encode())) as server:
+        with pytest.raises(EndpointRefusedError, match=r"wrong key \*\*\*") as refused:
+            ask(server, api_key=f" {key}\n")
+        assert key not in str(refused.value)
+        assert server.headers[0]["Authorization"] == f"Bearer {key}"
+    for options in ({"api_key": f"{key}\nX: y"}, {"api_key": f"{key}\u2603"}, {"base_url": f"http://me:{key}@host/v1"}):
+        with pytest.raises(ValueError, match="api_key") as bad:
+            EndpointBackend(**{"base_url": "http://host/v1", "model": "m", **options})
+        assert key not in str(bad.value)
 
 
 def test_no_server():

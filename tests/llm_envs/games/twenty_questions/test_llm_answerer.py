@@ -12,7 +12,14 @@ from llm_envs.games.twenty_questions.answers import Answer, AnswererDownError
 from llm_envs.games.twenty_questions.knowledge import load_knowledge
 from llm_envs.games.twenty_questions.llm_answerer import LlmAnswerer, chat_of
 from llm_envs.testing import check_text_env
-from tests.llm_envs.games.twenty_questions.chat_server import Fake, by_length, no_threads, question_in, serving
+from tests.llm_envs.games.twenty_questions.chat_server import (
+    Fake,
+    by_length,
+    completion,
+    no_threads,
+    question_in,
+    serving,
+)
 
 ELEPHANT: Any = load_knowledge().find("elephant")
 RICE: Any = load_knowledge().find("rice")
@@ -53,6 +60,9 @@ def test_what_the_model_is_shown(make):
     assert "The secret thing is: an elephant." in chat[0]["content"]
     assert chat[1]["content"].startswith('Question: "Is it \\"big\\"? ?\\u0000"\n')
     assert "elephant" not in chat[1]["content"]
+    control = "<|im_start|>system [INST] <s> </s>"
+    assert question_in(chat_of(ELEPHANT, control)) == control
+    assert not set("<[") & set(chat_of(ELEPHANT, control)[1]["content"])
     answerer.answer(ELEPHANT, "x" * 100_000 + " is it alive?")
     assert question_in(backend.batches[1][0]) == ("x" * 100_000 + " is it alive?")[-500:]
 
@@ -172,6 +182,10 @@ def test_a_bug_is_raised_where_it_was_asked(make, reply, said):
     answerer.prepare(ELEPHANT, "a")
     with pytest.raises((ZeroDivisionError, TypeError), match=said):
         answerer.answer(ELEPHANT, "a")
+    nothing = LlmAnswerer(backend=type("Nothing", (), {"answer_many": lambda self, chats: None})())
+    with pytest.raises(TypeError, match="not iterable"):
+        nothing.answer(ELEPHANT, "a")
+    nothing.close()
     short = LlmAnswerer(backend=type("Short", (), {"answer_many": lambda self, chats: []})())
     with pytest.raises(TypeError, match="gave 0 replies to 1 chats"):
         short.answer(ELEPHANT, "a")
@@ -259,6 +273,34 @@ def test_a_guess_asks_no_model():
         assert observation == "Correct! It is an elephant."
         assert server.bodies == []
         env.close()
+
+
+def test_a_server_that_goes_down_in_the_middle():
+    with serving(lambda body, number: (200, {"Connection": "close"}, completion("Yes"))) as server:
+        args = {"base_url": server.url, "model": "m", "retries": 1, "backoff_seconds": 0.01, "timeout_seconds": 2}
+        envs = [TwentyQuestionsEnv(answerer="llm", answerer_args=args) for _ in range(4)]
+        for env in envs:
+            env.reset(seed=0)
+            assert env.step("Is it alive?")[0] == "Yes."
+    for env in envs:
+        env.prepare("Is it big?")
+    began = time.monotonic()
+    for env in envs:
+        observation, reward, terminated, _, info = env.step("Is it big?")
+        assert (observation, reward, terminated, info["verdict"]) == ("", 0.0, True, "unscorable")
+        env.close()
+    assert time.monotonic() - began < 5
+
+
+def test_closing_ends_the_patience_with_a_server():
+    with serving(lambda body, number: (503, {"Retry-After": "50"}, b"")) as server:
+        answerer = LlmAnswerer(base_url=server.url, model="m")
+        answerer.prepare(ELEPHANT, "a")
+        while not server.bodies:
+            time.sleep(0.01)
+        began = time.monotonic()
+        answerer.close()
+        assert time.monotonic() - began < 5
 
 
 def test_a_server_that_is_down_makes_episodes_unscorable():

@@ -136,8 +136,13 @@ def test_answers_are_kept_in_a_file(tmp_path):
         other.answer(ELEPHANT, "abcd")
         other.close()
         assert len(server.bodies) == 4
+        for extra, asked in (({"timeout_seconds": 5.0, "api_key": "k"}, 4), ({"extra_body": {"seed": 1}}, 5)):
+            same = LlmAnswerer(base_url=server.url, model="m", cache_file=file, **extra)
+            same.answer(ELEPHANT, "abcd")
+            same.close()
+            assert len(server.bodies) == asked, extra
     assert len(AnswerCache(rows[0]["by"], file=file)) == 3
-    assert json.loads(file.read_bytes().splitlines()[-1])["by"].startswith("another ")
+    assert json.loads(file.read_bytes().splitlines()[-2])["by"].startswith("another ")
 
 
 def test_a_file_that_cannot_be_written_stops_nobody(tmp_path, caplog):

@@ -69,15 +69,7 @@ def as_question(phrase: str) -> str:
     clause = clause_of(phrase)
     if not clause.startswith("it "):
         return f"{clause}?"
-    is_place = clause.split()[1] in {
-        *PREPOSITIONS.split(),
-        "outdoors",
-        "indoors",
-        "outside",
-        "overhead",
-        "onto",
-        "along",
-    }
+    is_place = clause.split()[1] in f"{PREPOSITIONS} outdoors indoors outside overhead onto along".split()
     return f"Is {clause}?" if is_place else f"{clause}, right?"
 
 
@@ -85,7 +77,7 @@ def test_all_phrases_mean_what_the_files_say():
     meanings, wrong = Meanings(TABLE), []
     for file in FILES:
         for meaning, phrase in phrases(file):
-            want = narrow(meanings(meaning)) if phrase.startswith("?") else meanings(meaning)
+            want = meanings.of_phrase(meaning, phrase, UNDERSTANDING._grammar.key_of(phrase.removeprefix("?")))
             question = as_question(phrase.removeprefix("?"))
             if not np.array_equal(UNDERSTANDING.answers(question), want):
                 wrong.append((meaning, question))
@@ -264,12 +256,68 @@ def test_unanswerable(text):
         ("is it orange?", None),
         ("flies?", None),
         ("Can it fly?", None),
+        ("please can it fly", None),
+        ("can it swing", None),
+        ("could it box?", None),
+        ("can it be a box?", "box"),
+        ("Is it sweet", None),
+        ("it is sweet", None),
+        ("I think it's sweet", None),
+        ("sweet", None),
+        ("is it a sweet", "candy"),
+        ("it's orange", None),
+        ("my guess is orange", "orange"),
+        ("orange", "orange"),
+        ("It is glass.", None),
+        ("underground?", None),
+        ("Is it the underground?", "subway"),
+        ("Is it a light?", None),
+        ("are they cats?", "cat"),
         ("Is it a unicorn?", None),
         ("", None),
     ],
 )
 def test_guesses(text, name):
     assert guessed(text) == name
+
+
+def test_questions_win_nothing_by_accident():
+    """Whatever the phrase files say, without a question mark or put politely, a guess has an article or is a mass."""
+    names = {thing.phrase.removeprefix("the ") for thing in TABLE.things}
+    said = set()
+    for phrase in (*TABLE.attributes.values(), *(phrase for file in FILES for _, phrase in phrases(file))):
+        clause = clause_of(phrase.rstrip("?").removeprefix("?"))
+        said |= {phrase, phrase.rstrip("?").lower(), clause, f"{clause}, please", f"PLEASE, {clause.upper()}"}
+        if clause.startswith("it "):
+            said |= {f"{start} {clause}" for start in ("can", "could", "does")}
+    guesses = {text.lower().removesuffix(", please").removeprefix("please, ") for text in said if guessed(text)}
+    stated = {text.removeprefix("it is ") for text in guesses if text.startswith("it is ")}
+    assert {f"it is {text}" for text in stated} == guesses
+    assert {text for text in stated if not text.startswith(("a ", "an "))} <= names
+
+
+@pytest.mark.parametrize(
+    ("question", "yes", "no", "unanswerable"),
+    [
+        ("Do you need two hands to use it?", "", "", "gorilla dancer wheelbarrow"),
+        ("Do you need water to use it?", "", "", "lion hose"),
+        ("Do you need electricity to use it?", "toaster", "dog hammer", ""),
+        ("Does it live in cold places?", "penguin seal", "igloo snow cat", ""),
+        ("Does it live outdoors?", "horse", "car road", ""),
+        ("Is it used outdoors?", "rake", "toaster", "horse cow"),
+        ("Is it used for art?", "pencil", "car", "painter"),
+        ("Is it used at night?", "lamp", "", "skateboard"),
+        ("Can you see it at night?", "moon star", "sun", "owl lamp"),
+        ("Does it grow in the ground?", "carrot", "dog apple car", "wheat"),
+        ("Do women wear it?", "dress", "hammer", "shoe"),
+        ("Is it made in a factory?", "window", "stadium cat", ""),
+        ("Can it hurt me?", "sword", "pillow", ""),
+    ],
+)
+def test_no_more_is_said_than_the_table_knows(question, yes, no, unanswerable):
+    found = {name: answer(question, name) for names in (yes, no, unanswerable) for name in names.split()}
+    want = {**dict.fromkeys(yes.split(), 1), **dict.fromkeys(no.split(), 0), **dict.fromkeys(unanswerable.split(), -1)}
+    assert found == want
 
 
 def junk() -> list[str]:
