@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_envs.games.twenty_questions.answers import Answer
+from llm_envs.games.twenty_questions.answerers.answers import Answer
 from llm_envs.games.twenty_questions.knowledge import load_knowledge
 from llm_envs.games.twenty_questions.rules import MAX_QUESTIONS, guess_of, reward_at
 

@@ -231,7 +231,7 @@ def test_the_environments_are_closed_however_it_ends(config: Config, monkeypatch
     closed: list[int] = []
     close = rollouts.EnvPool.close
 
-    def noted_close(pool: rollouts.EnvPool):
+    def noted_close(pool: rollouts.EnvPool[Any]):
         closed.append(len(pool._envs))
         close(pool)
 

@@ -125,7 +125,7 @@ def test_it_sits_in_the_other_seat_of_tic_tac_toe(make_run, seat):
 
 def test_loading_says_nothing(run_dir, capfd):
     """Nor does it change what others see afterwards."""
-    logging.enable_progress_bar()
+    logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     AdapterPlayer(run_dir / "adapter", device="cpu")
     assert logging.is_progress_bar_enabled()
     assert capfd.readouterr() == ("", "")

@@ -4,9 +4,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from llm_envs.games.twenty_questions.answers import Answer, Answerer, AnswererDownError
+from llm_envs.games.twenty_questions.answerers.answers import Answer, Answerer, AnswererDownError
+from llm_envs.games.twenty_questions.answerers.knowledge_answerer import (
+    KnowledgeAnswerer,
+    load_understanding,
+    read_guess,
+)
 from llm_envs.games.twenty_questions.knowledge import Thing, load_knowledge
-from llm_envs.games.twenty_questions.knowledge_answerer import KnowledgeAnswerer, load_understanding, read_guess
 from llm_envs.games.twenty_questions.rules import MAX_QUESTIONS, found, guess_of, opening, reward_at, used_up
 from llm_envs.grading import Verdict
 from llm_envs.solvers.twenty_questions import (
@@ -159,7 +163,7 @@ class TwentyQuestionsEnv(TextEnv):
             if self.answerer_name == "knowledge":
                 self._answerer = KnowledgeAnswerer()
             else:
-                from llm_envs.games.twenty_questions.llm_answerer import shared_answerer
+                from llm_envs.games.twenty_questions.answerers.llm_answerer import shared_answerer
 
                 self._answerer = shared_answerer(self._answerer_args or {})
         return self._answerer
@@ -195,7 +199,7 @@ def _check_answerer(answerer: object, args: Mapping[str, Any] | None) -> None:
     elif not all(callable(getattr(answerer, name, None)) for name in ("answer", "prepare", "close")):
         raise TypeError(f"answerer must be a name or have answer(), prepare() and close(), got {answerer!r}")
     if answerer == "llm":
-        from llm_envs.games.twenty_questions.llm_answerer import check_arguments
+        from llm_envs.games.twenty_questions.answerers.llm_answerer import check_arguments
 
         check_arguments(args)
     elif args is not None:

@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
-from llm_envs.games.twenty_questions.answers import AnswererDownError
-from llm_envs.games.twenty_questions.endpoint import EndpointBackend, EndpointRefusedError, read_reply, read_shares
+from llm_envs.games.twenty_questions.answerers.answers import AnswererDownError
+from llm_envs.games.twenty_questions.answerers.endpoint import (
+    EndpointBackend,
+    EndpointRefusedError,
+    read_reply,
+    read_shares,
+)
 from tests.llm_envs.games.twenty_questions.chat_server import completion, serving
 
 CHAT = [{"role": "system", "content": "rule"}, {"role": "user", "content": 'Question: "a \N{SNOWMAN}"'}]
@@ -201,7 +206,10 @@ def test_no_message_shows_the_key():
             ask(server, api_key=f" {key}\n")
         assert key not in str(refused.value)
         assert server.headers[0]["Authorization"] == f"Bearer {key}"
-    for options in ({"api_key": f"{key}\nX: y"}, {"api_key": f"{key}\u2603"}, {"base_url": f"http://me:{key}@host/v1"}):
+    wrong: list[dict[str, Any]] = [
+        {"api_key": f"{key}\nX: y"}, {"api_key": f"{key}\u2603"}, {"base_url": f"http://me:{key}@host/v1"},
+    ]  # fmt: skip
+    for options in wrong:
         with pytest.raises(ValueError, match="api_key") as bad:
             EndpointBackend(**{"base_url": "http://host/v1", "model": "m", **options})
         assert key not in str(bad.value)

@@ -8,9 +8,9 @@ import gymnasium as gym
 import pytest
 
 from llm_envs.games.twenty_questions import TwentyQuestionsEnv
-from llm_envs.games.twenty_questions.answers import Answer, AnswererDownError
+from llm_envs.games.twenty_questions.answerers.answers import Answer, AnswererDownError
+from llm_envs.games.twenty_questions.answerers.knowledge_answerer import KnowledgeAnswerer, read_guess
 from llm_envs.games.twenty_questions.knowledge import load_knowledge
-from llm_envs.games.twenty_questions.knowledge_answerer import KnowledgeAnswerer, read_guess
 from llm_envs.games.twenty_questions.rules import guess_of, reward_at
 from llm_envs.testing import check_text_env
 

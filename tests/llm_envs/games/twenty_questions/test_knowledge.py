@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_envs.games.twenty_questions import knowledge
-from llm_envs.games.twenty_questions.knowledge import Thing, load_knowledge, regular_plural
+from llm_envs.games.twenty_questions.knowledge import Thing, load_knowledge, regular_plural, table
 
 TABLE = load_knowledge()
 
@@ -325,12 +324,12 @@ def test_regular_plurals(noun, plural):
 
 
 def break_file(monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str) -> None:
-    text = Path(knowledge.__file__).with_name(file).read_text(encoding="utf-8")
+    text = Path(table.__file__).with_name(file).read_text(encoding="utf-8")
     assert text.count(old) == 1
     lines = text.replace(old, new).splitlines()
-    real = knowledge._lines
+    real = table._lines
     keep = [line for line in lines if line and not line.startswith("#")]
-    monkeypatch.setattr(knowledge, "_lines", lambda name: iter(keep) if name == file else real(name))
+    monkeypatch.setattr(table, "_lines", lambda name: iter(keep) if name == file else real(name))
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
-from llm_envs.games.twenty_questions import TwentyQuestionsEnv, batching, llm_answerer
-from llm_envs.games.twenty_questions.answers import Answer, AnswererDownError
+from llm_envs.games.twenty_questions import TwentyQuestionsEnv
+from llm_envs.games.twenty_questions.answerers import batching, llm_answerer
+from llm_envs.games.twenty_questions.answerers.answers import Answer, AnswererDownError
+from llm_envs.games.twenty_questions.answerers.llm_answerer import LlmAnswerer, chat_of
 from llm_envs.games.twenty_questions.knowledge import load_knowledge
-from llm_envs.games.twenty_questions.llm_answerer import LlmAnswerer, chat_of
 from llm_envs.testing import check_text_env
 from tests.llm_envs.games.twenty_questions.chat_server import (
     Fake,

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from llm_envs.games.twenty_questions import TwentyQuestionsEnv
-from llm_envs.games.twenty_questions.answer_cache import AnswerCache
-from llm_envs.games.twenty_questions.answers import Answer
+from llm_envs.games.twenty_questions.answerers.answer_cache import AnswerCache
+from llm_envs.games.twenty_questions.answerers.answers import Answer
+from llm_envs.games.twenty_questions.answerers.llm_answerer import LlmAnswerer, shared_answerer
 from llm_envs.games.twenty_questions.knowledge import load_knowledge
-from llm_envs.games.twenty_questions.llm_answerer import LlmAnswerer, shared_answerer
 from tests.llm_envs.games.twenty_questions.chat_server import Fake, by_length, no_threads, serving
 
 HERE = "tests.llm_envs.games.twenty_questions.chat_server"

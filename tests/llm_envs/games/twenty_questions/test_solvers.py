@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llm_envs.games.twenty_questions import TwentyQuestionsEnv
-from llm_envs.games.twenty_questions.answers import Answer
+from llm_envs.games.twenty_questions.answerers.answers import Answer
 from llm_envs.games.twenty_questions.knowledge import load_knowledge
 from llm_envs.games.twenty_questions.rules import reward_at
 from llm_envs.solvers import twenty_questions as solvers

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_envs.games.twenty_questions import lexicon, reader
-from llm_envs.games.twenty_questions.grammar import Grammar
 from llm_envs.games.twenty_questions.knowledge import load_knowledge
-from llm_envs.games.twenty_questions.lexicon import FILES, Meanings, both, either, invert, narrow, phrases
-from llm_envs.games.twenty_questions.numbers import number_of
-from llm_envs.games.twenty_questions.reader import clause_of
-from llm_envs.games.twenty_questions.spelling import Spelling
-from llm_envs.games.twenty_questions.understanding import Understanding
-from llm_envs.games.twenty_questions.wording import load_lemmas, questions
+from llm_envs.games.twenty_questions.language import lexicon, reader
+from llm_envs.games.twenty_questions.language.grammar import Grammar
+from llm_envs.games.twenty_questions.language.lexicon import FILES, Meanings, both, either, invert, narrow, phrases
+from llm_envs.games.twenty_questions.language.numbers import number_of
+from llm_envs.games.twenty_questions.language.reader import clause_of
+from llm_envs.games.twenty_questions.language.spelling import Spelling
+from llm_envs.games.twenty_questions.language.understanding import Understanding
+from llm_envs.games.twenty_questions.language.wording import load_lemmas, questions
 
 TABLE = load_knowledge()
 UNDERSTANDING = Understanding(TABLE)

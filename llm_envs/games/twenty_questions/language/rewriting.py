@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from llm_envs.games.twenty_questions.words import word_set
+from llm_envs.games.twenty_questions.language.words import word_set
 
 __all__ = [
     "ADJECTIVES",

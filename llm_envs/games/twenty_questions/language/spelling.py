@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from llm_envs.games.twenty_questions.words import word_set
+from llm_envs.games.twenty_questions.language.words import word_set
 
 __all__ = ["Spelling"]
 

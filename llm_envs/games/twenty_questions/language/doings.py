@@ -2,10 +2,10 @@
 
 import re
 
-from llm_envs.games.twenty_questions.lexicon import Vector, both, invert, narrow
-from llm_envs.games.twenty_questions.reader import Reader
-from llm_envs.games.twenty_questions.rewriting import FIND_VERBS, IT, PREPOSITIONS
-from llm_envs.games.twenty_questions.words import word_set
+from llm_envs.games.twenty_questions.language.lexicon import Vector, both, invert, narrow
+from llm_envs.games.twenty_questions.language.reader import Reader
+from llm_envs.games.twenty_questions.language.rewriting import FIND_VERBS, IT, PREPOSITIONS
+from llm_envs.games.twenty_questions.language.words import word_set
 
 __all__ = ["Doings"]
 

@@ -4,10 +4,17 @@ import re
 
 import numpy as np
 
-from llm_envs.games.twenty_questions.doings import Doings
-from llm_envs.games.twenty_questions.lexicon import Vector, both, invert, narrow
-from llm_envs.games.twenty_questions.rewriting import ADJECTIVES, DETERMINERS, DUMMIES, IT, PREPOSITIONS, REGARDED
-from llm_envs.games.twenty_questions.words import word_set
+from llm_envs.games.twenty_questions.language.doings import Doings
+from llm_envs.games.twenty_questions.language.lexicon import Vector, both, invert, narrow
+from llm_envs.games.twenty_questions.language.rewriting import (
+    ADJECTIVES,
+    DETERMINERS,
+    DUMMIES,
+    IT,
+    PREPOSITIONS,
+    REGARDED,
+)
+from llm_envs.games.twenty_questions.language.words import word_set
 
 __all__ = ["Beings"]
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 
 from llm_envs.games.twenty_questions.knowledge import Knowledge
-from llm_envs.games.twenty_questions.lexicon import Vector, invert, vector
-from llm_envs.games.twenty_questions.numbers import number_of, relation
+from llm_envs.games.twenty_questions.language.lexicon import Vector, invert, vector
+from llm_envs.games.twenty_questions.language.numbers import number_of, relation
 
 __all__ = ["Measures"]
 

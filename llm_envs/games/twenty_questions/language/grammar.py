@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from llm_envs.games.twenty_questions.beings import Beings
-from llm_envs.games.twenty_questions.lexicon import Vector, both, either, invert, narrow
-from llm_envs.games.twenty_questions.rewriting import (
+from llm_envs.games.twenty_questions.language.beings import Beings
+from llm_envs.games.twenty_questions.language.lexicon import Vector, both, either, invert, narrow
+from llm_envs.games.twenty_questions.language.rewriting import (
     ADJECTIVES,
     CONNECTED,
     DETERMINERS,
@@ -15,7 +15,7 @@ from llm_envs.games.twenty_questions.rewriting import (
     TRAILING_PLACE,
     rewrite,
 )
-from llm_envs.games.twenty_questions.words import word_set
+from llm_envs.games.twenty_questions.language.words import word_set
 
 __all__ = ["Grammar"]
 

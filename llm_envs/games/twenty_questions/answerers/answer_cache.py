@@ -8,7 +8,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from llm_envs.games.twenty_questions.answers import Answer
+from llm_envs.games.twenty_questions.answerers.answers import Answer
 
 __all__ = ["AnswerCache"]
 

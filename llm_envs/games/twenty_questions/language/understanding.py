@@ -6,9 +6,9 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_envs.games.twenty_questions.grammar import Grammar
 from llm_envs.games.twenty_questions.knowledge import Knowledge, Thing
-from llm_envs.games.twenty_questions.wording import WINDOW, questions, tokens
+from llm_envs.games.twenty_questions.language.grammar import Grammar
+from llm_envs.games.twenty_questions.language.wording import WINDOW, questions, tokens
 
 __all__ = ["Understanding"]
 

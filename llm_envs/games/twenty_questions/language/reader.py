@@ -5,13 +5,13 @@ import re
 import numpy as np
 
 from llm_envs.games.twenty_questions.knowledge import Knowledge
-from llm_envs.games.twenty_questions.letters import Letters
-from llm_envs.games.twenty_questions.lexicon import FILES, Meanings, Vector, phrases, vector
-from llm_envs.games.twenty_questions.measures import Measures
-from llm_envs.games.twenty_questions.rewriting import rewrite
-from llm_envs.games.twenty_questions.spelling import Spelling
-from llm_envs.games.twenty_questions.wording import load_lemmas, tokens
-from llm_envs.games.twenty_questions.words import word_set
+from llm_envs.games.twenty_questions.language.letters import Letters
+from llm_envs.games.twenty_questions.language.lexicon import FILES, Meanings, Vector, phrases, vector
+from llm_envs.games.twenty_questions.language.measures import Measures
+from llm_envs.games.twenty_questions.language.rewriting import rewrite
+from llm_envs.games.twenty_questions.language.spelling import Spelling
+from llm_envs.games.twenty_questions.language.wording import load_lemmas, tokens
+from llm_envs.games.twenty_questions.language.words import word_set
 
 __all__ = ["Reader", "clause_of"]
 

@@ -14,10 +14,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from llm_envs.games.twenty_questions.answer_cache import AnswerCache
-from llm_envs.games.twenty_questions.answers import Answer, AnswererDownError
-from llm_envs.games.twenty_questions.batching import Batcher
-from llm_envs.games.twenty_questions.endpoint import EndpointBackend
+from llm_envs.games.twenty_questions.answerers.answer_cache import AnswerCache
+from llm_envs.games.twenty_questions.answerers.answers import Answer, AnswererDownError
+from llm_envs.games.twenty_questions.answerers.batching import Batcher
+from llm_envs.games.twenty_questions.answerers.endpoint import EndpointBackend
 from llm_envs.games.twenty_questions.knowledge import Thing
 from llm_envs.text_env import Message
 

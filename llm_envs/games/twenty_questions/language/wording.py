@@ -5,7 +5,7 @@ import unicodedata
 from functools import cache, lru_cache
 from pathlib import Path
 
-from llm_envs.games.twenty_questions.words import word_set
+from llm_envs.games.twenty_questions.language.words import word_set
 
 __all__ = ["WINDOW", "Lemmas", "load_lemmas", "questions", "tokens"]
 

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from llm_envs.games.twenty_questions.answers import AnswererDownError
+from llm_envs.games.twenty_questions.answerers.answers import AnswererDownError
 from llm_envs.text_env import Message
 
 __all__ = ["EndpointBackend", "EndpointRefusedError", "read_reply", "read_shares"]

@@ -2,9 +2,9 @@
 
 from functools import cache
 
-from llm_envs.games.twenty_questions.answers import Answer
+from llm_envs.games.twenty_questions.answerers.answers import Answer
 from llm_envs.games.twenty_questions.knowledge import Thing, load_knowledge
-from llm_envs.games.twenty_questions.understanding import Understanding
+from llm_envs.games.twenty_questions.language.understanding import Understanding
 
 __all__ = ["KnowledgeAnswerer", "load_understanding", "read_guess"]
 

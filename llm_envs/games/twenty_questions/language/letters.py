@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from llm_envs.games.twenty_questions.lexicon import Vector, vector
-from llm_envs.games.twenty_questions.numbers import number_of, relation
+from llm_envs.games.twenty_questions.language.lexicon import Vector, vector
+from llm_envs.games.twenty_questions.language.numbers import number_of, relation
 
 __all__ = ["Letters"]
 
