@@ -37,8 +37,10 @@ _PICTURE = FOLDER.parents[1] / "docs" / f"{_NAME}.png"
 class Config:
     """Options of the benchmark."""
 
+    ways: tuple[str, ...] = tuple(WAYS)
+    """Which to train: pure, recipe."""
     seed: int = 0
-    updates: int = 400
+    updates: int = 600
     draw_only: bool = False
     """Draw what was measured before."""
 
@@ -46,7 +48,7 @@ class Config:
 def main(config: Config) -> None:
     """Train both ways, write and draw."""
     if not config.draw_only:
-        for way in WAYS:
+        for way in config.ways:
             print(f"{way}: begun", flush=True)
             with tempfile.TemporaryDirectory() as folder:
                 run_dir = Path(folder) / "run"
