@@ -1,8 +1,8 @@
 """What is the local sandbox's alone; that programs end as they should is for the conformance suite to say."""
 
+import contextlib
 import gc
 import multiprocessing
-import contextlib
 import os
 import resource
 import signal
