@@ -70,10 +70,12 @@ def test_make_targets_exist() -> None:
 def test_modules_and_their_options_exist() -> None:
     from trainers.config import TrainConfig
     from trainers.gguf import ConvertConfig
+    from trainers.recipes import tic_tac_toe
 
     configs: dict[str, Any] = {
         "trainers.recipes.rl_basic": TrainConfig,
         "trainers.gguf": ConvertConfig,
+        "trainers.recipes.tic_tac_toe": tic_tac_toe.Config,
         "benchmarks.evaluate_model": evaluate_model.Config,
     }
     seen = set()
