@@ -25,7 +25,7 @@ import tyro
 from benchmarks.results import FOLDER, append_row
 
 WAYS = {
-    "pure": ("--read-steps", "0", "--opponents", '{"self": 1}', "--baseline", "group", "--kl-coef", "0",
+    "pure": ("--read-steps", "0", "--opponents", '{"self": 1}', "--credit", "trajectory", "--kl-coef", "0",
              "--opening-moves", "0", "0"),
     "recipe": (),
 }  # fmt: skip

@@ -16,7 +16,7 @@ from trainers.policy import Policy
 # What decides the numbers of a run; a run that is resumed must agree in these with the one that was stopped.
 _MUST_AGREE = (
     "model", "env", "env_args", "groups_per_batch", "group_size", "max_tokens", "temperature", "lora_rank",
-    "lora_alpha", "seed", "baseline", "learning_rate", "adam_betas", "adam_eps", "max_grad_norm", "warmup_updates",
+    "lora_alpha", "seed", "credit", "learning_rate", "adam_betas", "adam_eps", "max_grad_norm", "warmup_updates",
     "schedule", "max_rows", "opponents", "past_every", "past_kept", "kl_coef",
 )  # fmt: skip
 

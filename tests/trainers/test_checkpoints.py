@@ -121,7 +121,7 @@ def test_the_state_comes_back(config, save, optimizer):
     [
         ("model", "other"), ("env", "llm_envs:GSM8K-v0"), ("env_args", '{"low": 2}'), ("groups_per_batch", 3),
         ("group_size", 3), ("max_tokens", 3), ("temperature", 0.5), ("lora_rank", 3), ("lora_alpha", 3), ("seed", 3),
-        ("baseline", "turn"), ("learning_rate", 3.0), ("adam_betas", (0.5, 0.5)), ("max_rows", 3),
+        ("credit", "turn"), ("learning_rate", 3.0), ("adam_betas", (0.5, 0.5)), ("max_rows", 3),
         ("opponents", '{"self": 1}'), ("past_every", 3), ("past_kept", 3), ("kl_coef", 0.5),
     ],
 )  # fmt: skip

@@ -135,7 +135,7 @@ def game_refusal(**changes: Any) -> str:
 def test_games_pass():
     GAME.validate()
     everybody = '{"self": 0.5, "past": 2, "base": 1e-9, "random": 3, "minimax": 1}'
-    dataclasses.replace(GAME, opponents=everybody, baseline="state", env_args='{"opening_moves": 2}').validate()
+    dataclasses.replace(GAME, opponents=everybody, credit="state", env_args='{"opening_moves": 2}').validate()
     dataclasses.replace(GAME, eval_env_args='{"opponent": "optimal"}').validate()
     assert dataclasses.replace(GAME, opponents=everybody).opponent_shares()["past"] == 2
     assert GOOD.opponent_shares() == {}

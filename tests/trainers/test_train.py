@@ -427,12 +427,12 @@ def test_it_learns(config):
     assert sum(returns[-4:]) / 4 > 0.75
 
 
-@pytest.mark.parametrize("baseline", ["group", "turn"])
-def test_it_learns_over_turns(config, baseline):
+@pytest.mark.parametrize("credit", ["trajectory", "turn"])
+def test_it_learns_over_turns(config, credit):
     # Every turn is paid for by itself: three small numbers in a row.
     learning = dataclasses.replace(
         config, env_args='{"turns": 3}', updates=14, group_size=16, max_tokens=1, learning_rate=2e-2, eval_every=0,
-        baseline=baseline,
+        credit=credit,
     )  # fmt: skip
     train(learning)
     rows = rows_of(config.run_dir)

@@ -27,7 +27,7 @@ def config(ttt_folder, tmp_path):
     return TrainConfig(
         model=str(ttt_folder), env="llm_envs:TicTacToe-v0", run_dir=tmp_path / "run", updates=4, groups_per_batch=6,
         group_size=8, max_tokens=2, learning_rate=1e-2, lora_rank=4, lora_alpha=4, eval_every=2, eval_size=3,
-        save_every=2, device="cpu", dtype="float32", tokens_per_microbatch=256, baseline="state",
+        save_every=2, device="cpu", dtype="float32", tokens_per_microbatch=256, credit="state",
         opponents='{"self": 1, "past": 2, "base": 1, "random": 1}', past_every=1, past_kept=2,
         env_args='{"illegal_penalty": -0.75, "opening_moves": 2}', eval_env_args='{"opponent": "optimal"}',
     )  # fmt: skip
@@ -171,7 +171,7 @@ def test_it_is_told_how_far_the_policy_is_from_the_base(config):
 def test_other_opponents_are_another_run(config, uninterrupted):
     checkpoint = newest_checkpoint(uninterrupted)
     assert checkpoint is not None
-    for name, value in (("opponents", '{"self": 1}'), ("past_every", 3), ("past_kept", 3), ("baseline", "turn")):
+    for name, value in (("opponents", '{"self": 1}'), ("past_every", 3), ("past_kept", 3), ("credit", "turn")):
         other = dataclasses.replace(config, run_dir=uninterrupted, resume=True, updates=5, **{name: value})
         with pytest.raises(ConfigError, match=f"was written with {name}="):
             train(other)

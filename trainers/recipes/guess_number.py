@@ -78,7 +78,7 @@ def _cpu(config: Config, run_dir: Path) -> TrainConfig:
         updates=UPDATES["cpu"] if config.updates is None else config.updates,
         groups_per_batch=64,
         group_size=16,
-        baseline="turn",
+        credit="turn",
         max_tokens=4,
         # A guess outside the range is nearly always the tail of a distribution that is right elsewhere: a lower
         # temperature samples fewer of them, so that what the reward says of the good guesses is less drowned.
@@ -106,7 +106,7 @@ def _gpu(config: Config, run_dir: Path) -> TrainConfig:
         updates=UPDATES["gpu"] if config.updates is None else config.updates,
         groups_per_batch=32,
         group_size=16,
-        baseline="turn",
+        credit="turn",
         max_tokens=64,
         learning_rate=4e-5,
         warmup_updates=3,

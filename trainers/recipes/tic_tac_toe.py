@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 
-from trainers.config import Baseline, TrainConfig
+from trainers.config import TrainConfig
+from trainers.config.credit import Credited
 from trainers.recipes.cli import run_recipe
 from trainers.recipes.warm_start import choose_run_dir, read_transcripts
 
@@ -54,8 +55,8 @@ class Config:
     """Updates of policy gradient; default: 600 on the CPU, 60 on the GPU."""
     opponents: str = '{"self": 0.2, "past": 0.1, "minimax": 0.2, "random": 0.5}'
     """Who sits in the other seat, and in what share of the games: self, past, base, minimax, random."""
-    baseline: Baseline = "state"
-    """state: the mean over all turns of the batch at the same position; group: one for all moves of a seat."""
+    credit: Credited = "state"
+    """state: the mean over all turns of the batch at the same position; trajectory: one for all moves of a seat."""
     kl_coef: float = 0.07
     """What it costs to leave the base model (cpu)."""
     opening_moves: tuple[int, int] = (0, 4)
@@ -119,7 +120,7 @@ def _settings(config: Config, run_dir: Path) -> TrainConfig:
         run_dir=run_dir,
         updates=UPDATES[config.preset] if config.updates is None else config.updates,
         opponents=config.opponents,
-        baseline=config.baseline,
+        credit=config.credit,
         group_size=16,
         eval_env_args='{"opponent": "random"}',
         eval_every=10,

@@ -106,7 +106,7 @@ def _cpu(config: Config, run_dir: Path) -> TrainConfig:
         updates=UPDATES["cpu"] if config.updates is None else config.updates,
         groups_per_batch=64,
         group_size=16,
-        baseline="turn",
+        credit="turn",
         max_tokens=2,  # a line and the token that ends the turn
         # As in guess_number: fewer games are spoiled by a slip of the tail of the distribution.
         temperature=0.4,
@@ -134,7 +134,7 @@ def _gpu(config: Config, run_dir: Path) -> TrainConfig:
         updates=UPDATES["gpu"] if config.updates is None else config.updates,
         groups_per_batch=32,
         group_size=16,
-        baseline="turn",
+        credit="turn",
         max_tokens=64,
         learning_rate=4e-5,
         warmup_updates=3,

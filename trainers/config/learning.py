@@ -1,0 +1,53 @@
+"""The adapter, its optimizer, and the memory that a backward pass may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trainers.config.checks import at_least_one, not_negative, one_of, positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningOptions:
+    """LoRA and Adam, and where they are computed."""
+
+    learning_rate: float = 4e-5
+    """Of Adam."""
+    warmup_updates: int = 0
+    """Raise the learning rate from zero over so many updates: Adam's first steps follow noise as much as signal."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Keep the learning rate, or let it fall in a line that reaches zero after the last update."""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of Adam's moments."""
+    adam_eps: float = 1e-8
+    """Adam's epsilon."""
+    max_grad_norm: float | None = None
+    """Clip the gradient to this norm; None: leave it."""
+    lora_rank: int = 32
+    """Rank of the adapter on every linear layer."""
+    lora_alpha: int = 32
+    """The adapter's output is scaled by lora_alpha / lora_rank."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    dtype: str = "auto"
+    """auto, bfloat16 or float32."""
+    attention: str = "sdpa"
+    """Attention kernel in training: sdpa, or eager, which is faster on a CPU for rows of some hundred tokens."""
+    share_prefix: bool = True
+    """Compute the prompt of a group once in training, as sampling does, and not once for each of its answers."""
+    gradient_checkpointing: bool = False
+    """Keep a layer's input only and compute it again in the backward pass: far less memory, a third more time."""
+    tokens_per_microbatch: int = 16_384
+    """Most tokens (with padding) in one backward pass: bounds memory, changes no result."""
+    dry_run: bool = True
+    """Before the first rollout, try the longest batch that may come, so that memory runs out now or never."""
+
+    def check_learning(self) -> None:
+        """Raises:
+        ConfigError: naming the first setting that cannot work.
+        """  # noqa: D205, D212
+        at_least_one(self, ("lora_rank", "lora_alpha", "tokens_per_microbatch"))
+        positive(self, ("learning_rate", "adam_eps", "max_grad_norm"))
+        not_negative(self, ("warmup_updates",))
+        one_of(self, "schedule", ("constant", "linear"))
