@@ -3,9 +3,9 @@ r"""How good is a model at problems of LiveCodeBench that are newer than its tra
 python -m benchmarks.code_eval --model models/Qwen2.5-Coder-0.5B-Instruct --start 2024-08-01 --end 2025-01-31
 python -m benchmarks.code_eval --data lcb_v5_verified.jsonl --reference
 
-A model is evaluated as `benchmarks.evaluate_model` does it, on the problems of `LiveCodeBench-v0` whose contest was in
-the window (both ends included), with the estimator of pass@k that has no bias; the same command goes on where it was
-stopped. A row goes to `results/code_eval.csv`.
+A model is evaluated as `llm-envs eval` does it, on the problems of `LiveCodeBench-v0` whose contest was in the window
+(both ends included), with the estimator of pass@k that has no bias; the same command goes on where it was stopped. A
+row goes to `results/code_eval.csv`.
 
 With `--reference` no model is loaded: the rows' own `reference_solutions` are judged, all of which must pass, and of
 their `wrong_solutions` those known to fail on the tests at hand, none of which may. It exits with 1 where one does not:
@@ -28,11 +28,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks import evaluate_model
-from benchmarks.evaluate_model import Summary
 from benchmarks.results import append_row
 from llm_envs.coding.extraction import in_a_block
+from trainers.cli.evaluate import evaluate_and_report
 from trainers.config import ConfigError
+from trainers.evaluation import EvalConfig
+from trainers.evaluation.summary import Summary
 from trainers.recipes.cli import run_recipe
 
 ENV = "llm_envs:LiveCodeBench-v0"
@@ -91,12 +92,19 @@ class Config:
         }
         return {name: value for name, value in given.items() if value is not None}
 
-    def of_model(self) -> evaluate_model.Config:
-        """The same evaluation in the words of `benchmarks.evaluate_model`."""
-        names = {option.name for option in dataclasses.fields(evaluate_model.Config)}
-        shared = {option.name for option in dataclasses.fields(self)} & names
-        return evaluate_model.Config(
-            **{name: getattr(self, name) for name in shared}, env=ENV, env_args=json.dumps(self.env_args())
+    def of_model(self) -> EvalConfig:
+        """The same evaluation in the words of `llm-envs eval`."""
+        names = {option.name for option in dataclasses.fields(EvalConfig)}
+        shared = {
+            option.name: getattr(self, option.name) for option in dataclasses.fields(self) if option.name in names
+        }
+        shared |= {"samples": self.samples if self.temperature else 0, "temperature": self.temperature or 1.0}
+        return EvalConfig(
+            **shared,
+            env=(ENV,),
+            env_args=(json.dumps(self.env_args()),),
+            greedy=not self.temperature,
+            max_rows=self.rows,
         )
 
 
@@ -104,31 +112,34 @@ class Config:
 
 
 def report_model(config: Config, records: Sequence[Mapping[str, Any]], summary: Summary, *, is_new: bool) -> None:
-    """Print, write the summary, and append the row of an evaluation that has none yet."""
-    verdicts = Counter(sample["verdict"] for record in records for sample in record["samples"])
-    print(f"\n{config.model} on {window(config)}: {summary.problems} problems, {summary.answers} answers")
+    """Print, and append the row of an evaluation that has none yet."""
+    verdicts = Counter(record["verdicts"][-1] for record in records)
+    rates = summary.sampled or summary.greedy
+    if rates is None:
+        return
+    pass_at = summary.pass_at or {1: rates.accuracy}
+    print(f"\n{config.model} on {window(config)}: {rates.problems} problems, {rates.answers} answers")
     row: dict[str, object] = {
         "model": Path(config.model).name,  # a folder's place on this machine is nobody's business
         "adapter": "" if config.adapter is None else config.adapter.name,
         "data": "" if config.data is None else config.data.name,
         "start": config.start or "",
         "end": config.end or "",
-        "problems": summary.problems,
-        "samples": config.of_model().answers_a_problem,
+        "problems": rates.problems,
+        "samples": config.samples if config.temperature else 1,
         "temperature": config.temperature,
         "max_tokens": config.max_tokens,
         "dtype": config.dtype,
         "seed": config.seed,
     }
     for k in KS:
-        estimate = summary.pass_at.get(k)
+        estimate = pass_at.get(k)
         print(f"  pass@{k:<3}{estimate or f'not estimated: no problem has {k} answers that could be judged'}")
         for end in ("", "_low", "_high"):
             value = None if estimate is None else getattr(estimate, end.removeprefix("_") or "value")
             row[f"pass_at_{k}{end}"] = "" if value is None else round(value, 4)
     said = ", ".join(f"{verdict} {count}" for verdict, count in verdicts.most_common())
-    print(f"  verdicts  {said}; what is unscorable is left out\n  95 % intervals. Everything is in {config.out}")
-    (config.out / "summary.json").write_text(json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
+    print(f"  verdicts  {said}; what is unscorable is left out")
     if config.record and is_new:
         append_row("code_eval", {**row, "verdicts": json.dumps(dict(sorted(verdicts.items())))})
 
@@ -258,12 +269,9 @@ def main(config: Config) -> int:
         _check_date(name, getattr(config, name))
     if config.reference:
         return 0 if check_judge(config) else 1
-    records, is_new = evaluate_model.evaluate(config.of_model())
-    summary = evaluate_model.summarize(records)
-    if summary is None:
-        print("No answer could be judged: nothing is reported.")
-    else:
-        report_model(config, records, summary, is_new=is_new)
+    found = evaluate_and_report(config.of_model())
+    for summary in found.summaries.values():
+        report_model(config, found.records, summary, is_new=found.is_new)
     return 0
 
 

@@ -10,8 +10,8 @@ Of several agents, in a PettingZoo AEC environment, the same first four and::
     "agents": [who acted, ...], "observations": [what they saw before, ...], "actions": [...],
     "returns": {agent: sum of rewards}, "endings": {agent: the last that it saw}
 
-A file holds one object a line. A line may instead hold the first four once and a list ``"episodes"`` of the rest. Keys
-that are not named here are overlooked. A text is a string or, where JSON would not give it back, a list of code points.
+A file holds one object a line. Keys that are not named here are overlooked, such as a trainer adds. A text is a string
+or, where JSON would not give it back, a list of code points.
 """
 
 import json
@@ -45,8 +45,6 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
-
-_COMMON = ("env", "env_args", "seed", "options")
 
 
 class Heard(NamedTuple):
@@ -265,34 +263,26 @@ def read_episodes(path: str | Path) -> Iterator[tuple[int, Record]]:
     """
     with Path(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
             try:
-                records = _read_line(line) if line.strip() else []
+                record = _read_line(line)
             except _NoEpisodeError as error:
                 raise ValueError(f"line {number}: {error}") from error
-            yield from ((number, record) for record in records)
+            yield number, record
 
 
 class _NoEpisodeError(ValueError):
     """What is wrong with a line."""
 
 
-def _read_line(line: bytes) -> list[Record]:
+def _read_line(line: bytes) -> Record:
     try:
         found = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise _NoEpisodeError(f"not JSON: {error}") from error
     if not isinstance(found, dict):
         raise _NoEpisodeError(f"an episode is a JSON object, got {found!r:.100}")
-    if "episodes" not in found:
-        return [_read_record(found)]
-    episodes = found["episodes"]
-    if not isinstance(episodes, list) or not all(isinstance(episode, dict) for episode in episodes):
-        raise _NoEpisodeError("'episodes' must be a list of JSON objects")
-    common = {key: found[key] for key in _COMMON if key in found}
-    return [_read_record({**common, **episode}) for episode in episodes]
-
-
-def _read_record(found: dict[str, Any]) -> Record:
     seed, options, env_args = found.get("seed"), found.get("options"), found.get("env_args") or {}
     _require(isinstance(found.get("env"), str) and found["env"], "'env' must be the id of an environment")
     _require(isinstance(env_args, dict), "'env_args' must be a JSON object")

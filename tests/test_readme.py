@@ -14,6 +14,8 @@ import tyro
 
 from benchmarks import evaluate_model
 from llm_envs.cli import make_parser as llm_envs_command
+from trainers.cli.options import read_options
+from trainers.cli.report import ReportOptions
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,6 +71,7 @@ def test_make_targets_exist() -> None:
 
 def test_modules_and_their_options_exist() -> None:
     from trainers.config import TrainConfig
+    from trainers.evaluation import EvalConfig
     from trainers.gguf import ConvertConfig
     from trainers.recipes import tic_tac_toe
 
@@ -78,12 +81,15 @@ def test_modules_and_their_options_exist() -> None:
         "trainers.recipes.tic_tac_toe": tic_tac_toe.Config,
         "benchmarks.evaluate_model": evaluate_model.Config,
     }
+    commands_of_trainers: dict[str, Any] = {"train": TrainConfig, "eval": EvalConfig, "report": ReportOptions}
     seen = set()
     for command in commands():
         if command[:2] == ["python", "-m"]:
             importlib.import_module(command[2])
             tyro.cli(configs[command[2]], args=command[3:])
             seen.add(command[2])
+        elif command[0] == "llm-envs" and command[1] in commands_of_trainers:
+            read_options(commands_of_trainers[command[1]], command[2:], description="")
         elif command[0] == "llm-envs":
             llm_envs_command().parse_args(command[1:])
     assert seen == set(configs)

@@ -1,61 +1,173 @@
-"""Rewards to advantages: pure functions over `[P, G]` tensors (P problems, G trajectories a group)."""
+"""Rewards to advantages: pure functions.
+
+P problems, G trajectories a group, K turns. First `returns` says what a trajectory or each of its turns brought; then
+one of the `ESTIMATORS` compares that within the group.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from trainers.config import ConfigError
+from trainers.config.credit import Advantage
+from trainers.config.loss import KLEstimator
+from trainers.losses import kl_estimate
 
-def group_mean_advantages(rewards: Tensor, scorable: Tensor | None = None) -> Tensor:
-    """Reward minus the mean of its group, not divided by the group's deviation.
+EPSILON = 1e-4
+"""Added to a deviation before anything is divided by it: far below the steps of ordinary rewards, far above what
+rounding leaves of equal ones."""
+
+
+def returns(
+    rewards: Tensor,
+    num_turns: Tensor,
+    scorable: Tensor | None = None,
+    *,
+    credit: Literal["trajectory", "turn"],
+    discount: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """What is to be compared: the discounted return of every trajectory, or of every turn what was still to come.
+
+    Args:
+        rewards: `[P, G, K]` reward of each of K turns; after a trajectory's last, and in unscorable ones, anything.
+        num_turns: `[P, G]` how many turns each trajectory has.
+        scorable: `[P, G]` bool; False where the environment failed to judge. None: all are.
+        credit: trajectory or turn.
+        discount: what a reward of the next turn counts for in this one.
+
+    Returns:
+        `values` and `present`, a bool mask of them: `[P, G, 1]` for trajectory, `[P, G, K]` for turn. Trajectories that
+        are not scorable, or have no turn, are not present. Values that are not present are 0.
+    """
+    if rewards.ndim != 3 or rewards.shape[:2] != num_turns.shape:
+        raise ValueError(
+            f"rewards must be [P, G, K] and num_turns [P, G], not {list(rewards.shape)} and {list(num_turns.shape)}"
+        )
+    present = torch.arange(rewards.shape[2], device=rewards.device) < num_turns[:, :, None]  # [P, G, K]
+    if scorable is not None:
+        present = present & scorable[:, :, None]
+    to_go = rewards.masked_fill(~present, 0.0)
+    for k in range(rewards.shape[2] - 2, -1, -1):
+        to_go[:, :, k] += discount * to_go[:, :, k + 1]
+    return (to_go[:, :, :1], present[:, :, :1]) if credit == "trajectory" else (to_go, present)
+
+
+def group_mean(values: Tensor, present: Tensor) -> Tensor:
+    """The value minus the mean of its group, not divided by the group's deviation.
 
     The group's mean is the baseline of REINFORCE (Williams, 1992) as used by GRPO (Shao et al., 2024,
     arXiv:2402.03300); leaving out the division by the deviation follows Dr. GRPO (Liu et al., 2025, arXiv:2503.20783):
     the division gives nearly solved and nearly hopeless problems the largest weights.
 
-    Args:
-        rewards: `[P, G]` returns of the trajectories.
-        scorable: `[P, G]` bool; False where the environment failed to judge. Such a trajectory counts in no mean and
-            has advantage 0.
-
-    Returns:
-        `[P, G]` advantages; every row sums to 0 over its scorable trajectories.
-    """
-    if rewards.ndim != 2:
-        raise ValueError(f"rewards must be [P, G], not {list(rewards.shape)}")
-    weight = torch.ones_like(rewards) if scorable is None else scorable.to(rewards.dtype)
-    rewards = rewards.masked_fill(weight == 0, 0.0)
-    mean = (rewards * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1.0)
-    return (rewards - mean) * weight
-
-
-def turn_advantages(rewards: Tensor, num_turns: Tensor, scorable: Tensor | None = None) -> Tensor:
-    """Reward still to come minus the mean of that over the group's trajectories that got as far as this turn.
-
-    In a game of many turns the tries at one problem part ways: one ends in the third turn, another in the ninth. A
-    baseline for each turn compares a turn only with its like, which takes out the luck of the turns before it
-    (a time-dependent baseline: Williams, 1992; Greensmith et al., 2004). With one turn it is
-    `group_mean_advantages`.
+    In a game of many turns the tries at one problem part ways: one ends in the third turn, another in the ninth. With
+    values by turn, a turn is compared only with the same turn of those that got as far, which takes out the luck of the
+    turns before it (a time-dependent baseline: Williams, 1992; Greensmith et al., 2004).
 
     Args:
-        rewards: `[P, G, K]` reward of each of K turns; 0 after a trajectory's last.
-        num_turns: `[P, G]` how many turns each trajectory has.
-        scorable: `[P, G]` bool; False where the environment failed to judge: such trajectories are left out.
+        values: `[P, G, K]` from `returns`.
+        present: `[P, G, K]` bool: the others count in no mean and have advantage 0.
 
     Returns:
-        `[P, G, K]` advantages; 0 where there was no turn.
+        `[P, G, K]` advantages; over those present, each group's sum to 0 for every k.
     """
-    if rewards.ndim != 3 or rewards.shape[:2] != num_turns.shape:
-        raise ValueError(f"rewards must be [P, G, K] and num_turns [P, G], not {rewards.shape} and {num_turns.shape}")
-    if scorable is not None:
-        rewards = rewards.masked_fill(~scorable[:, :, None], 0.0)
-    to_go = rewards.flip(2).cumsum(2).flip(2)
-    present = torch.arange(rewards.shape[2], device=rewards.device) < num_turns[:, :, None]  # [P, G, K]
-    if scorable is not None:
-        present = present & scorable[:, :, None]
-    weight = present.to(rewards.dtype)
-    mean = (to_go * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1.0)
-    return (to_go - mean) * weight
+    values, count = _checked(values, present)
+    mean = values.sum(1, keepdim=True) / count.clamp_min(1.0)
+    return (values - mean) * present
+
+
+def group_mean_and_deviation(values: Tensor, present: Tensor) -> Tensor:
+    """`group_mean`, divided by the deviation of the group plus `EPSILON` (GRPO: Shao et al., 2024, arXiv:2402.03300).
+
+    The paper does not say which deviation; here it is that of a sample, with n - 1 in the denominator, as in most
+    implementations. A group of one has advantage 0.
+
+    Args:
+        values: `[P, G, K]` from `returns`.
+        present: `[P, G, K]` bool.
+
+    Returns:
+        `[P, G, K]` advantages.
+    """
+    centred = group_mean(values, present)
+    count = present.sum(1, keepdim=True)
+    deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp_min(1)).sqrt()
+    return centred / (deviation + EPSILON)
+
+
+def leave_one_out(values: Tensor, present: Tensor) -> Tensor:
+    """The value minus the mean of the others in its group (RLOO: Kool et al., 2019; Ahmadian et al., 2024,
+    arXiv:2402.14740).
+
+    The baseline knows nothing of the trajectory itself and is therefore unbiased. It is `group_mean` times n / (n - 1)
+    for n present; alone, a trajectory has nothing to be compared with and has advantage 0.
+
+    Args:
+        values: `[P, G, K]` from `returns`.
+        present: `[P, G, K]` bool.
+
+    Returns:
+        `[P, G, K]` advantages.
+    """  # noqa: D205
+    count = present.sum(1, keepdim=True)
+    return group_mean(values, present) * count / (count - 1).clamp_min(1)
+
+
+def global_normalization(values: Tensor, present: Tensor) -> Tensor:
+    """`group_mean`, divided by the deviation of that over the whole batch plus `EPSILON` (REINFORCE++ with a baseline:
+    Hu et al., 2025, arXiv:2501.03262).
+
+    Of the paper's two variants this is the one for groups: the other one takes away the mean of the batch, not of the
+    group, and would count how hard a problem is as a merit. The scale of the rewards is gone, as with GRPO, but all
+    problems are divided by the same number, so that none is blown up for having little spread. The mean over the batch
+    is 0 already; the deviation is that of the population. Every value counts once, however many tokens it stands for.
+    The batch is what is trained on: leave groups without spread out of `present` where they are not trained.
+
+    Args:
+        values: `[P, G, K]` from `returns`.
+        present: `[P, G, K]` bool.
+
+    Returns:
+        `[P, G, K]` advantages.
+    """  # noqa: D205
+    centred = group_mean(values, present)
+    deviation = (centred.square().sum() / present.sum().clamp_min(1)).sqrt()
+    return centred / (deviation + EPSILON)
+
+
+def no_baseline(values: Tensor, present: Tensor) -> Tensor:
+    """The value itself (REINFORCE: Williams, 1992): unbiased, and noisy unless rewards lie around 0.
+
+    Args:
+        values: `[P, G, K]` from `returns`.
+        present: `[P, G, K]` bool.
+
+    Returns:
+        `[P, G, K]` advantages.
+    """
+    return _checked(values, present)[0]
+
+
+ESTIMATORS: Mapping[Advantage, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": group_mean,
+    "grpo": group_mean_and_deviation,
+    "rloo": leave_one_out,
+    "global": global_normalization,
+    "none": no_baseline,
+}
+"""By the setting `advantage`: (values, present) to advantages, all `[P, G, K]`."""
+
+
+def _checked(values: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """The values, 0 where not present, and how many of each group are: `[P, 1, K]`."""
+    if values.ndim != 3 or values.shape != present.shape:
+        raise ValueError(
+            f"values and present must both be [P, G, K], not {list(values.shape)} and {list(present.shape)}"
+        )
+    return values.masked_fill(~present, 0.0), present.sum(1, keepdim=True).to(values.dtype)
 
 
 def state_advantages(to_go: Tensor, states: Tensor, prior: Tensor, *, prior_weight: float = 1.0) -> Tensor:
@@ -88,31 +200,69 @@ def state_advantages(to_go: Tensor, states: Tensor, prior: Tensor, *, prior_weig
 
 
 def with_kl_penalty(
-    advantages: Tensor, sampled_logprobs: Tensor, base_logprobs: Tensor, coef: float, *, mean: float
+    advantages: Tensor,
+    logprobs: Tensor,
+    base_logprobs: Tensor,
+    coef: float,
+    *,
+    mean: float,
+    estimator: KLEstimator = "k1",
 ) -> Tensor:
-    """Take `coef` times each token's log-ratio to the base model, less the batch's mean, from its advantage.
+    """Take `coef` times each token's divergence from the base model, less the batch's mean, from its advantage.
 
-    The log-ratio of a sampled token is the unbiased estimator k1 of the divergence KL(policy, base) at that token
-    (Schulman, 2020); as a part of the reward, rather than of the loss, it has the divergence's gradient (Tang and
-    Munos, 2025, arXiv:2506.09477). Each token answers for itself alone, not for what the later ones of its row cost.
-    The mean is a baseline.
+    As part of the reward k1 is the estimator to use: it has the gradient of KL(policy, base), and k2 and k3 have not
+    (Tang and Munos, 2025, arXiv:2506.09477; see `kl_estimate`). Each token answers for itself alone, not for what the
+    later ones of its row cost. The mean is a baseline.
 
     Args:
         advantages: `[N]`, of tokens.
-        sampled_logprobs: `[N]`, under the policy that sampled them.
+        logprobs: `[N]`, under the policy that sampled them.
         base_logprobs: `[N]`, under the base model.
         coef: how many units of reward one nat costs.
-        mean: of the log-ratios of the whole batch, whichever part of it these tokens are.
+        mean: of `kl_estimate` over the whole batch, whichever part of it these tokens are.
+        estimator: k1, k2 or k3.
 
     Returns:
-        `[N]` advantages.
+        `[N]` advantages, without gradient.
     """
-    return advantages - coef * (sampled_logprobs - base_logprobs - mean)
+    return advantages - coef * (kl_estimate(logprobs.detach(), base_logprobs, estimator) - mean)
 
 
-def has_spread(rewards: Tensor, scorable: Tensor | None = None) -> Tensor:
-    """Which groups hold something to learn from: `[P]` bool, False where all scorable rewards of a group are equal."""
-    keep = torch.ones_like(rewards, dtype=torch.bool) if scorable is None else scorable
-    highest = rewards.masked_fill(~keep, -torch.inf).amax(1)
-    lowest = rewards.masked_fill(~keep, torch.inf).amin(1)
-    return highest > lowest
+def overlong_penalty(lengths: Tensor, max_tokens: int, buffer: int, penalty: float) -> Tensor:
+    """What long answers lose (the soft overlong punishment of DAPO: Yu et al., 2025, arXiv:2503.14476).
+
+    Nothing up to `max_tokens - buffer`, then more with every token in a straight line, and `penalty` at `max_tokens`:
+    where almost all answers are cut off, a slightly shorter one is already a better one.
+
+    Args:
+        lengths: sampled tokens of each turn, in any shape.
+        max_tokens: most tokens sampled in one turn.
+        buffer: over how many tokens it grows; at most max_tokens.
+        penalty: the most, not negative.
+
+    Returns:
+        What to take from the rewards, in the shape of `lengths`; float64.
+
+    Raises:
+        ConfigError: when the buffer does not fit.
+    """
+    if not 0 < buffer <= max_tokens:
+        raise ConfigError(f"overlong_buffer must be at least 1 and at most max_tokens, {max_tokens}, not {buffer}")
+    return penalty * ((lengths.double() - (max_tokens - buffer)) / buffer).clamp(0.0, 1.0)
+
+
+def has_spread(values: Tensor, scorable: Tensor | None = None) -> Tensor:
+    """Which groups hold something to learn from.
+
+    Args:
+        values: `[P, G]` returns.
+        scorable: `[P, G]` bool: the others do not count. None: all do.
+
+    Returns:
+        `[P]` bool; False where all scorable returns of a group are equal, to a billionth: sums of the same rewards in
+        another order differ by less.
+    """
+    keep = torch.ones_like(values, dtype=torch.bool) if scorable is None else scorable
+    highest = values.masked_fill(~keep, -torch.inf).amax(1)
+    lowest = values.masked_fill(~keep, torch.inf).amin(1)
+    return highest - lowest > 1e-9 * torch.maximum(highest.abs(), lowest.abs())

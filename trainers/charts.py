@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from rich.text import Text
@@ -20,35 +22,45 @@ def terminal_chart(
     width: int = 100,
     height: int = 16,
 ) -> Text:
-    """Mean return against updates, and a labelled line for each reference, in `width` x `height + 2` characters."""
-    values = [value for _, value in [*returns, *evaluations] if math.isfinite(value)] + list(references.values())
+    """Mean return against updates, and a labelled line for each reference, in `width` x `height + 2` characters.
+
+    References that fall on one line share it; labels get half of the width at most.
+    """
+    known = {name: value for name, value in references.items() if math.isfinite(value)}
+    values = [value for _, value in [*returns, *evaluations] if math.isfinite(value)] + list(known.values())
     low, high = min(values, default=0.0), max(values, default=0.0)
     margin = 0.05 * (high - low) or 0.5
     low, high = low - margin, high + margin
-    labels = {name: f" {name} {value:.2f}" for name, value in references.items()}
-    columns = max(10, width - 8 - max(map(len, labels.values()), default=0))
 
     def row_of(value: float) -> int:
         return round((high - value) / (high - low) * (height - 1))
 
-    cells: list[list[tuple[str, str]]] = [[(" ", "")] * columns for _ in range(height)]
-    ends = [""] * height
-    for name, value in references.items():
-        cells[row_of(value)] = [("─", "dim")] * columns
-        ends[row_of(value)] = labels[name]
+    numbers = [f"{high - (high - low) * i / (height - 1):.2f}" for i in range(height)]
+    left = max(6, *map(len, numbers)) + 1
+    labels = [""] * height
+    for name, value in known.items():
+        label = labels[row_of(value)]
+        labels[row_of(value)] = f"{label}, {name} {value:.2f}" if label else f" {name} {value:.2f}"
+    labels = [_cut(label, width // 2) for label in labels]
+    columns = max(10, width - left - 1 - max(map(len, labels)))
+    cells = [[("─", "dim") if label else (" ", "")] * columns for label in labels]
     for points, mark in ((returns, ("•", "blue")), (evaluations, ("◆", "bold red"))):
         for update, value in points:
             if math.isfinite(value):
-                cells[row_of(value)][round(update / max(1, updates) * (columns - 1))] = mark
+                cells[row_of(value)][round(min(1.0, update / max(1, updates)) * (columns - 1))] = mark
     drawing = Text()
-    for i, row in enumerate(cells):
-        drawing.append(f"{high - (high - low) * i / (height - 1):6.2f} ", "dim")
-        for character, style in row:
-            drawing.append(character, style)
-        drawing.append(ends[i] + "\n", "dim")
-    drawing.append(" " * 7 + f"update 0{updates:>{columns - 8}}\n", "dim")
-    drawing.append(" " * 7 + "mean return: ", "dim").append("• sampled", "blue").append("  ◆ greedy", "bold red")
+    for number, row, label in zip(numbers, cells, labels, strict=True):
+        drawing.append(f"{number:>{left - 1}} ", "dim")
+        for style, run in groupby(row, key=itemgetter(1)):
+            drawing.append("".join(character for character, _ in run), style)
+        drawing.append(label + "\n", "dim")
+    drawing.append(" " * left + f"update 0{updates:>{columns - 8}}\n", "dim")
+    drawing.append(" " * left + "mean return: ", "dim").append("• sampled", "blue").append("  ◆ greedy", "bold red")
     return drawing
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: max(0, room - 1)] + "…"
 
 
 def save_curve(

@@ -13,7 +13,7 @@ from trainers.sampling.base import Sampler
 from trainers.trajectories import Trajectory
 
 # Training draws its seeds from 0 upwards; problems of an endless environment are evaluated from here on.
-_HELD_OUT_SEED = 2**62
+HELD_OUT_SEED = 2**62
 
 
 def evaluate(
@@ -44,7 +44,7 @@ def play_greedily(
         pool,
         sampler,
         renderer,
-        seeds=range(_HELD_OUT_SEED, _HELD_OUT_SEED + len(options)),
+        seeds=range(HELD_OUT_SEED, HELD_OUT_SEED + len(options)),
         settings=dataclasses.replace(settings, group_size=1, temperature=0.0),
         sampling_seed=0,
         options=options,

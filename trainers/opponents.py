@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 BASE, PAST = "base", "past"
 MODELS = (SELF, BASE, PAST)
-
-_PAST_NAME = re.compile(rf"{PAST} (\d+)")
 
 
 class OpponentPool:
@@ -44,7 +41,7 @@ class OpponentPool:
         self._kept = kept
         self._past: dict[int, dict[str, Tensor]] = {}
 
-    def draw(self, seeds: range, *, num_seats: int, rng: np.random.Generator) -> list[Lineup]:
+    def draw(self, seeds: Sequence[int], *, num_seats: int, rng: np.random.Generator) -> list[Lineup]:
         """One lineup a seed; the policy's seat goes round with the seeds, so that no seat is favoured."""
         lineups = []
         for seed in seeds:
@@ -63,7 +60,7 @@ class OpponentPool:
 
     def scripted(self, name: str, env: AECEnv, *, seed: int) -> Player | None:
         """A player that ships with the game; None where the name is a model's."""
-        if name in MODELS or _PAST_NAME.fullmatch(name):
+        if name.partition(" ")[0] in MODELS:
             return None
         player: Player = env.unwrapped.solver(name, seed=seed)
         return player

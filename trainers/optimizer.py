@@ -28,17 +28,27 @@ class MasterAdam:
         self._masters = {name: p.detach().float().clone() for name, p in parameters.items()}
         self._adam = torch.optim.Adam(self._masters.values(), lr=learning_rate, betas=betas, eps=eps, foreach=True)
 
-    def step(self, *, max_grad_norm: float | None = None) -> float:
-        """Take one step with the gradients that the parameters hold, clear them, and return the gradient's norm."""
+    def collect(self) -> None:
+        """Add the gradients that the parameters hold to the masters', and clear them.
+
+        After every backward pass: a sum of many in bfloat16 would lose the small ones.
+        """
         for name, parameter in self._parameters.items():
-            gradient = parameter.grad
-            self._masters[name].grad = None if gradient is None else gradient.float()
-            parameter.grad = None
+            if parameter.grad is not None:
+                master = self._masters[name]
+                gradient = parameter.grad.float()
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+                parameter.grad = None
+
+    def step(self, *, max_grad_norm: float | None = None) -> float:
+        """Take one step with the gradients so far, clear them, and return their norm."""
+        self.collect()
         gradients = [m.grad for m in self._masters.values() if m.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(list(self._masters.values()), max_grad_norm, torch.tensor(norm))
         self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(self._masters[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from trainers import prefix_attention
+from trainers.batching import Microbatch, Row, microbatches
+from trainers.sampling import attention as cached_attention
+from trainers.token_logprobs import token_logprobs
+from trainers.trajectories import Completion, Trajectory
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-# Logits of this many entries are held at a time (float32: 256 MB), however many tokens a microbatch has.
-_LOGITS_AT_A_TIME = 64 * 1024 * 1024
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -60,13 +62,15 @@ class Policy:
     Sampler and trainer share this object: an update is seen by the next sample at once.
     """
 
-    def __init__(self, model: PeftModel) -> None:
+    def __init__(self, model: PeftModel, *, attention: str = "auto") -> None:
         self.model = model.eval()  # no dropout anywhere: the trainer's logprobs must be those of the sampler
         causal_lm = cast("Any", model.get_base_model())
         self.config = causal_lm.config
         self.decoder = cast("Callable[..., Any]", causal_lm.get_decoder())
-        self.lm_head = cast("nn.Module", causal_lm.get_output_embeddings())
-        _check_head(causal_lm, self.decoder, self.lm_head)
+        self.lm_head = cast("nn.Linear", causal_lm.get_output_embeddings())
+        self._attention = attention
+        prefix_attention.register()
+        cached_attention.register()
 
     @classmethod
     def load(
@@ -78,7 +82,7 @@ class Policy:
         seed: int = 0,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
-        attention: str = "sdpa",
+        attention: str = "auto",
         adapter: str | Path | None = None,
     ) -> Policy:
         """Load a base model by hub id or folder and put an adapter on it, fresh or from a folder.
@@ -90,16 +94,18 @@ class Policy:
             seed: of the fresh adapter's weights.
             device: `auto`, `cpu`, `cuda`, ...
             dtype: `auto`, `bfloat16` or `float32`, of base and adapter.
-            attention: attention kernel of transformers for training: `sdpa`, or `eager`, whose backward pass is faster
-                on a CPU for rows of some hundred tokens, and whose memory grows with their square.
+            attention: kernel for training: `sdpa`, `eager`, or `auto` (see `TrainConfig.attention`).
             adapter: a PEFT adapter folder to go on from.
+
+        Raises:
+            ValueError: for a model that is not put together as this trainer needs it.
         """
         from peft import LoraConfig, PeftModel, get_peft_model
         from transformers import AutoModelForCausalLM
 
         device = choose_device(device) if isinstance(device, str) else device
         dtype = choose_dtype(dtype, device) if isinstance(dtype, str) else dtype
-        base: Any = AutoModelForCausalLM.from_pretrained(str(model), dtype=dtype, attn_implementation=attention)
+        base: Any = AutoModelForCausalLM.from_pretrained(str(model), dtype=dtype, attn_implementation="sdpa")
         base.to(device)
         if adapter is not None:
             peft_model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, autocast_adapter_dtype=False)
@@ -112,7 +118,10 @@ class Policy:
         for parameter in peft_model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)
-        return cls(peft_model)
+        policy = cls(peft_model, attention=attention)
+        _check_head(policy)
+        _check_packing(policy)
+        return policy
 
     @property
     def device(self) -> torch.device:
@@ -169,58 +178,91 @@ class Policy:
         """Float32 logits `[..., V]` of hidden states `[..., H]`."""
         return cast("Tensor", self.lm_head(hidden)).float()
 
-    def logprobs(self, tokens: Tensor, is_action: Tensor, *, temperature: float = 1.0) -> Tensor:
-        """Log probabilities `[N]` of the sampled tokens: see `token_logprobs`."""
-        return token_logprobs(self.decoder, self.lm_head, tokens, is_action, temperature=temperature)
+    def logprobs(self, batch: Microbatch, *, temperature: float = 1.0) -> Tensor:
+        """Log probabilities `[M]`, float32, of the sampled tokens of a microbatch, with their gradient where there is
+        one."""  # noqa: D205, D209
+        hidden = self.packed_hidden_states(batch).index_select(0, batch.predicts)  # [M, H]
+        return token_logprobs(self.lm_head, hidden, batch.targets, temperature=temperature)
+
+    def packed_hidden_states(self, batch: Microbatch) -> Tensor:
+        """Last hidden states `[N, H]` of a microbatch's tokens."""
+        with self.attention(prefix_attention.kernel(self._attention, batch)):
+            found = self.decoder(
+                input_ids=batch.tokens[None],
+                position_ids=batch.positions[None],
+                use_cache=False,
+                microbatch=batch,
+            )
+        return cast("Tensor", found.last_hidden_state[0])
+
+    def checkpoint_gradients(self) -> None:
+        """From now on keep only the input of each layer for the backward pass, and compute the rest again there."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        self.model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+        for module in self.model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True  # itself, not what is in it: dropout stays off
+
+    def twin(self, device: torch.device | None = None) -> Policy:
+        """A policy of its own with an adapter of its own; on the same device base weights are shared."""
+        place = self.device if device is None else device
+        shared = {id(p): p for p in self.model.parameters() if not p.requires_grad} if place == self.device else {}
+        return Policy(copy.deepcopy(self.model, shared).to(place), attention=self._attention)  # type: ignore[arg-type]
+
+    def take_adapter(self, other: Policy) -> None:
+        """Copy another policy's adapter."""
+        theirs = other.trainable
+        with torch.no_grad():
+            for name, parameter in self.trainable.items():
+                parameter.copy_(theirs[name])
 
     def save_adapter(self, folder: Path) -> None:
         """Write a PEFT adapter folder that `PeftModel.from_pretrained` and vLLM load as it is."""
         self.model.save_pretrained(str(folder))
 
 
-def token_logprobs(
-    decoder: Callable[..., Any], lm_head: nn.Module, tokens: Tensor, is_action: Tensor, *, temperature: float = 1.0
-) -> Tensor:
-    """Log probabilities of the action tokens of a batch.
-
-    The logits of prompt tokens are never computed, and those of action tokens only a slice at a time, in the backward
-    pass too: no `[B, T, V]` tensor exists.
-
-    Args:
-        decoder: tokens to hidden states, causal.
-        lm_head: hidden states to logits.
-        tokens: `[B, T]`, padded on the right.
-        is_action: `[B, T]` bool, False in column 0; N are True.
-        temperature: the one that the tokens were sampled at.
-
-    Returns:
-        `[N]` float32 in row-major order of `is_action`.
-    """
-
-    def of_slice(hidden: Tensor, targets: Tensor) -> Tensor:
-        return -F.cross_entropy(lm_head(hidden).float() / temperature, targets, reduction="none")
-
-    # Token t is predicted from position t - 1.
-    hidden = decoder(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1][is_action[:, 1:]]  # [N, H]
-    targets = tokens[is_action]  # [N]
-    rows = max(1, _LOGITS_AT_A_TIME // cast("int", lm_head.out_features))
-    if len(targets) <= rows:
-        return of_slice(hidden, targets)
-    parts = [slice(start, start + rows) for start in range(0, len(targets), rows)]
-    return torch.cat([checkpoint(of_slice, hidden[part], targets[part], use_reentrant=False) for part in parts])
-
-
-def _check_head(causal_lm: Any, decoder: Callable[..., Any], lm_head: nn.Module) -> None:
+@torch.no_grad()
+def _check_head(policy: Policy) -> None:
     """Refuse models that do more after the last hidden state than one projection: their logprobs would be wrong."""
-    tokens = torch.arange(4, device=lm_head.weight.device).unsqueeze(0)  # type: ignore[arg-type]
-    with torch.no_grad():
-        whole = causal_lm(input_ids=tokens, use_cache=False).logits
-        parts = lm_head(decoder(input_ids=tokens, use_cache=False).last_hidden_state)
-    if not torch.equal(whole, parts):
-        raise ValueError(
-            f"{type(causal_lm).__name__} changes its logits after the output projection: not supported yet"
-        )
-    windows = getattr(causal_lm.config, "layer_types", None) or []
-    everywhere = not windows and getattr(causal_lm.config, "sliding_window", None) is not None
+    causal_lm: Any = policy.model.get_base_model()
+    name, lm_head = type(causal_lm).__name__, policy.lm_head
+    windows = getattr(policy.config, "layer_types", None) or []
+    everywhere = not windows and getattr(policy.config, "sliding_window", None) is not None
     if everywhere or any(kind != "full_attention" for kind in windows):
-        raise ValueError(f"{type(causal_lm).__name__} has layers without full attention: not supported yet")
+        raise ValueError(f"{name} has layers without full attention: not supported yet")
+    if type(lm_head) is not nn.Linear:
+        raise ValueError(f"{name} has an output projection that is no plain linear layer: not supported yet")
+    tokens = torch.arange(4, device=policy.device).unsqueeze(0)
+    whole = causal_lm(input_ids=tokens, use_cache=False).logits
+    if not torch.equal(whole, lm_head(policy.hidden_states(tokens))):
+        raise ValueError(f"{name} changes its logits after the output projection: not supported yet")
+
+
+# How far hidden states of packed rows may lie from those of a row alone, as a share of their size: see fused_decoder.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
+
+
+@torch.no_grad()
+def _check_packing(policy: Policy) -> None:
+    """Refuse models whose attention is not the one that was asked for: rows of a microbatch would see each other."""
+    ledgers = ([4, 5, 6, 7, 8], [4, 5, 6, 9], [5, 4, 7, 6])
+    rows = []
+    for number, tokens in enumerate(ledgers):
+        trajectory = Trajectory(seed=0)
+        trajectory.append_prompt(tokens[:3])
+        trajectory.append_completion(Completion(tokens[3:], [0.0] * len(tokens[3:]), "stop"))
+        rows.append(Row(trajectory, [], 0.0, group=number // 2))
+    [batch] = microbatches(rows, tokens_per_microbatch=100)
+    batch = batch.to(policy.device)
+    name = type(policy.model.get_base_model()).__name__
+    with policy.playing_as(None):
+        try:
+            packed = policy.packed_hidden_states(batch).index_select(0, batch.predicts)
+        except TypeError as error:
+            raise ValueError(f"{name} does not hand over what its attention needs: not supported yet") from error
+        alone = [policy.hidden_states(torch.tensor([tokens], device=policy.device))[0] for tokens in ledgers]
+    expected = torch.cat([alone[number][2 : len(ledgers[number]) - 1] for number in batch.numbers])
+    error = float((packed - expected).float().norm() / expected.float().norm())
+    if not error < _TOLERANCE.get(policy.dtype, 0.0):
+        raise ValueError(f"{name} has an attention of its own: not supported yet")

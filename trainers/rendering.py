@@ -81,6 +81,12 @@ class Renderer:
         assert isinstance(text, str)
         return text
 
+    def text(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, special ones included: to be looked at."""
+        text = self._tokenizer.decode(list(tokens), skip_special_tokens=False)
+        assert isinstance(text, str)
+        return text
+
     def _render_chat(self, chat: tuple[tuple[str, str], ...]) -> str:
         messages = [{"role": role, "content": content} for role, content in chat]
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

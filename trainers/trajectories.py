@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 StopReason = Literal["stop", "length", "env"]
 """Why a turn ended: a stop token was sampled, the token limit or the end of the context was reached, or the environment
 cut the episode off from outside (`truncated`) at this turn."""
+
+# Of so many tokens the text is decoded again and again to see what one more adds.
+_DECODED_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,10 @@ class Trajectory:
     is_action: list[bool] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     observations: list[str] = field(default_factory=list)
+    messages: Sequence[Mapping[str, str]] = ()
+    """The opening as chat messages."""
+    failure: str = ""
+    """Why the episode broke or could not be judged, in one line; empty where it was played well or badly."""
 
     def append_prompt(self, tokens: Sequence[int]) -> None:
         """Append text that the policy did not choose."""
@@ -66,6 +73,12 @@ class Trajectory:
         self.tokens += completion.tokens
         self.logprobs += completion.logprobs
         self.is_action += [True] * len(completion.tokens)
+
+    def break_off(self, action: str, num_tokens: int, failure: str) -> None:
+        """End the episode with an action that the environment failed to answer."""
+        self.observations.append("")
+        self.turns.append(Turn(action, num_tokens, 0.0, "env", "unscorable", {}))
+        self.failure = failure
 
     @property
     def total_reward(self) -> float:
@@ -80,7 +93,7 @@ class Trajectory:
     @property
     def is_scorable(self) -> bool:
         """False when the environment failed to judge: an outage is never the policy's mistake."""
-        return all(turn.verdict != "unscorable" for turn in self.turns)
+        return not self.failure and all(turn.verdict != "unscorable" for turn in self.turns)
 
     @property
     def is_truncated(self) -> bool:
@@ -98,16 +111,19 @@ class Trajectory:
 
     def as_record(self) -> dict[str, Any]:
         """The episode as a JSON-able dictionary, readable without the tokenizer."""
-        return {
+        record = {
             "seed": self.seed,
             "return": self.total_reward,
+            "prompt": [dict(message) for message in self.messages],
             "observations": self.observations,
             "actions": [turn.action for turn in self.turns],
             "rewards": [turn.reward for turn in self.turns],
             "verdicts": [turn.verdict for turn in self.turns],
             "stop_reasons": [turn.stop_reason for turn in self.turns],
+            "reward_parts": [dict(turn.reward_parts) for turn in self.turns],
             "action_tokens": self.num_action_tokens,
         }
+        return record | ({"failure": self.failure} if self.failure else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +141,73 @@ class Group:
     """Who else played."""
     games: list[dict[str, Any]] = field(default_factory=list)
     """The whole games as records, where a trajectory is only one side of them."""
+    task: str = ""
+    """What metrics call the environment, where several are mixed."""
 
     def as_records(self) -> list[dict[str, Any]]:
         """The group's episodes as JSON-able dictionaries."""
         return self.games or [trajectory.as_record() for trajectory in self.trajectories]
+
+
+def token_record(
+    trajectory: Trajectory,
+    decode: Callable[[list[int]], str],
+    *,
+    token_advantages: Sequence[float] | None = None,
+    turn_advantages: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """What was sampled, token by token, as a JSON-able dictionary to put beside `Trajectory.as_record`.
+
+    Args:
+        trajectory: one whose every completion is a turn, as when the episode is over.
+        decode: tokens to text, with special tokens, as they are to be shown.
+        token_advantages: one number for every sampled token; None where nothing was learnt from the trajectory.
+        turn_advantages: one number a turn; None as well.
+
+    Returns:
+        `token_texts`, `token_logprobs` and with `token_advantages` these: a list a turn with an entry a token; with
+        `turn_advantages` `advantages`.
+    """
+    sampled = [i for i, is_action in enumerate(trajectory.is_action) if is_action]
+    if token_advantages is not None and len(token_advantages) != len(sampled):
+        raise ValueError(f"{len(token_advantages)} advantages for {len(sampled)} sampled tokens")
+    turns, start = [], 0
+    for turn in trajectory.turns:
+        turns.append(range(start, start + turn.num_tokens))
+        start += turn.num_tokens
+    record: dict[str, Any] = {
+        "token_texts": [token_texts([trajectory.tokens[sampled[n]] for n in turn], decode) for turn in turns],
+        "token_logprobs": [[trajectory.logprobs[sampled[n]] for n in turn] for turn in turns],
+    }
+    if token_advantages is not None:
+        record["token_advantages"] = [[float(token_advantages[n]) for n in turn] for turn in turns]
+    if turn_advantages is not None:
+        record["advantages"] = [float(advantage) for advantage in turn_advantages]
+    return record
+
+
+def token_texts(tokens: Sequence[int], decode: Callable[[list[int]], str]) -> list[str]:
+    """Cut the text of some tokens into a piece for each of them; joined, the pieces are the text.
+
+    A token's piece is what it adds to the part of the text that later tokens leave as it is. So where a character is
+    spread over several tokens, as bytes may be, it goes to the one that completes it, and the others are empty.
+    """
+    tokens = list(tokens)
+    whole = decode(tokens)
+    ends = []
+    first, offset, rest = 0, 0, whole  # from token `first` on, whose text begins at `offset`, `rest` is decoded
+    end = 0
+    for number in range(1, len(tokens) + 1):
+        text = decode(tokens[first:number])
+        shared = len(text)
+        if not rest.startswith(text):
+            shared = next((n for n, (a, b) in enumerate(zip(text, rest, strict=False)) if a != b), len(rest))
+        end = max(end, offset + shared)
+        ends.append(end)
+        # Decoding ever longer beginnings takes a time that grows with the square of the length: begin anew where the
+        # tokenizer decodes the rest of the tokens to the rest of the text.
+        if number - first >= _DECODED_AT_ONCE and decode(tokens[number:]) == whole[end:]:
+            first, offset, rest = number, end, whole[end:]
+    if ends:
+        ends[-1] = len(whole)
+    return [whole[a:b] for a, b in zip([0, *ends], ends, strict=False)]

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from llm_envs.coding.extraction import in_a_block
+from llm_envs.solvers.base import solver_rng
 
 if TYPE_CHECKING:
     from llm_envs.coding.code_env import CodeEnv
@@ -31,7 +30,7 @@ class RandomProgrammer:
     """Writes a program that prints a uniform digit, whatever the problem."""
 
     def __init__(self, env: "CodeEnv", seed: int = 0) -> None:  # noqa: ARG002 (it needs no environment)
-        self._rng = np.random.default_rng(seed)
+        self._rng = solver_rng(seed)
 
     def reset(self, observation: str, info: Mapping[str, Any]) -> None:
         """Nothing to forget."""

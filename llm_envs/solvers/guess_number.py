@@ -1,9 +1,12 @@
 """Players of GuessNumber, and what each of them earns in expectation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from llm_envs.solvers.base import solver_rng
 
 if TYPE_CHECKING:
     from llm_envs.games.guess_number import GuessNumberEnv
@@ -18,12 +21,12 @@ __all__ = [
 ]
 
 
-class _Guesser:
+class _Guesser(ABC):
     """Keeps the range in which the secret can still lie."""
 
     def __init__(self, env: "GuessNumberEnv", seed: int = 0) -> None:
         self._whole_range = env.low, env.high
-        self._rng = np.random.default_rng(seed)
+        self._rng = solver_rng(seed)
         self._low, self._high = self._whole_range
         self._guess = 0
 
@@ -38,8 +41,9 @@ class _Guesser:
         self._guess = self._choose()
         return str(self._guess)
 
+    @abstractmethod
     def _choose(self) -> int:
-        raise NotImplementedError
+        """The next guess."""
 
 
 class RandomGuesser(_Guesser):

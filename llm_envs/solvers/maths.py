@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from llm_envs.solvers.base import solver_rng
 
 if TYPE_CHECKING:
     from llm_envs.maths.question import MathEnv
@@ -23,7 +23,7 @@ class RandomAnswerer:
     """Boxes a uniform whole number in 0..99, whatever the question."""
 
     def __init__(self, env: "MathEnv", seed: int = 0) -> None:  # noqa: ARG002 (it needs no environment)
-        self._rng = np.random.default_rng(seed)
+        self._rng = solver_rng(seed)
 
     def reset(self, observation: str, info: Mapping[str, Any]) -> None:
         """Nothing to forget."""

@@ -1,13 +1,13 @@
 """Players of TicTacToe, and what each of them earns in expectation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from llm_envs.games.tic_tac_toe.rules import Position, positions, read_board, start
+from llm_envs.solvers.base import solver_rng
 
 if TYPE_CHECKING:
     from llm_envs.games.tic_tac_toe.aec import raw_env
@@ -22,11 +22,11 @@ Chances = Mapping[int, Fraction]
 # --- Players ---
 
 
-class _Player:
+class _Player(ABC):
     """Reads the board off the observation, and draws one of the moves that it holds for equally good."""
 
     def __init__(self, env: "TicTacToeEnv | raw_env", seed: int = 0) -> None:  # noqa: ARG002 (two need none)
-        self._rng = np.random.default_rng(seed)
+        self._rng = solver_rng(seed)
         self._opening = ""
 
     def reset(self, observation: str, info: Mapping[str, Any]) -> None:  # noqa: ARG002 (the protocol)
@@ -39,8 +39,9 @@ class _Player:
         moves = self._choose(position)
         return str(moves[int(self._rng.integers(len(moves)))])
 
+    @abstractmethod
     def _choose(self, position: Position) -> Sequence[int]:
-        raise NotImplementedError
+        """The moves that it draws from; at least one."""
 
 
 class RandomPlayer(_Player):

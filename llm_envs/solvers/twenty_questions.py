@@ -1,5 +1,6 @@
 """Players of TwentyQuestions, and what each of them earns in expectation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from llm_envs.games.twenty_questions.answerers.answers import Answer
 from llm_envs.games.twenty_questions.knowledge import load_knowledge
 from llm_envs.games.twenty_questions.rules import MAX_QUESTIONS, guess_of, reward_at
+from llm_envs.solvers.base import solver_rng
 
 if TYPE_CHECKING:
     from llm_envs.games.twenty_questions.env import TwentyQuestionsEnv
@@ -145,7 +147,7 @@ def _perfect_totals(most: int) -> NDArray[np.float64]:
 # --- Players ---
 
 
-class _Player:
+class _Player(ABC):
     """Remembers what was asked and answered.
 
     Where the answers contradict the table (a model may give them), the things that agree with most of them count as
@@ -155,7 +157,7 @@ class _Player:
     def __init__(self, env: "TwentyQuestionsEnv", seed: int = 0) -> None:
         self._board = board_of(env.things)
         self._max_questions = env.max_questions
-        self._rng = np.random.default_rng(seed)
+        self._rng = solver_rng(seed)
         self._turn = 0
         self._move: Move | None = None
         self._contradictions = np.zeros(len(self._board.guesses), dtype=np.int32)
@@ -184,8 +186,9 @@ class _Player:
     def _possible(self) -> NDArray[np.intp]:
         return np.flatnonzero(self._contradictions == self._contradictions.min())
 
+    @abstractmethod
     def _next_move(self) -> Move:
-        raise NotImplementedError
+        """What to say in turn `_turn`, after all that was learnt."""
 
 
 class RandomGuesser(_Player):

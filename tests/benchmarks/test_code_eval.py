@@ -12,9 +12,10 @@ import pytest
 import llm_envs  # noqa: F401 (registers)
 from benchmarks import code_eval
 from benchmarks.code_eval import Config, Judged, Solution, judge, main, read_solutions, report_model
-from benchmarks.evaluate_model import summarize
-from benchmarks.statistics_of_samples import pass_at_k
 from trainers.config import ConfigError
+from trainers.estimates import pass_at_k
+from trainers.evaluation import EvalConfig
+from trainers.evaluation.summary import Reference, Summary, summarize
 from trainers.tiny_model import build_tiny_model, save_model
 
 # peft asks transformers by the old name.
@@ -52,9 +53,12 @@ def test_the_environment_is_told_only_what_was_said():
     config = Config(start="2024-08-01", data=Path("rows.jsonl"), sandbox="docker", adapter=Path("a"), seed=3)
     assert config.env_args() == {"start": "2024-08-01", "data": "rows.jsonl", "sandbox": "docker"}
     of_model = config.of_model()
-    assert (of_model.env, json.loads(of_model.env_args)) == ("llm_envs:LiveCodeBench-v0", config.env_args())
+    assert (of_model.env, json.loads(of_model.env_args[0])) == (("llm_envs:LiveCodeBench-v0",), config.env_args())
     assert (of_model.samples, of_model.adapter, of_model.seed, of_model.out) == (8, Path("a"), 3, config.out)
-    assert of_model.max_tokens == config.max_tokens != type(of_model)().max_tokens
+    assert (of_model.greedy, of_model.temperature, of_model.max_rows) == (False, config.temperature, config.rows)
+    assert of_model.max_tokens == config.max_tokens != EvalConfig(model="", env=()).max_tokens
+    greedy = dataclasses.replace(config, temperature=0.0).of_model()
+    assert (greedy.greedy, greedy.samples) == (True, 0)
 
 
 @pytest.mark.parametrize(
@@ -166,23 +170,26 @@ def test_the_sandbox_is_passed_on(config: Config, known_judge):
 # --- A model ---
 
 
-def record(correct: int, wrong: int, **more: int) -> dict[str, Any]:
-    verdicts = {"correct": correct, "wrong": wrong, **more}
-    samples = [
-        {"verdict": verdict, "boxed": False, "truncated": False} for verdict, n in verdicts.items() for _ in range(n)
+def answers(problem: int, *, kind: str = "sampled", **verdicts: int) -> list[dict[str, Any]]:
+    one = {"task": "T", "kind": kind, "problem": problem, "env": "", "env_args": {}, "return": 0.0}
+    return [
+        {**one, "verdicts": [verdict], "stop_reasons": ["stop"], "reward_parts": [{}]}
+        for verdict, n in verdicts.items()
+        for _ in range(n)
     ]
-    return {"problem": 0, "samples": samples}
+
+
+def summary_of(records: list[dict[str, Any]]) -> Summary:
+    return summarize(records, {"T": Reference()})["T"]
 
 
 def test_the_row_of_a_model_by_hand(config: Config, monkeypatch, capsys):
     rows: list[dict[str, Any]] = []
     monkeypatch.setattr(code_eval, "append_row", lambda name, row: rows.append({"name": name, **row}))
     config = dataclasses.replace(config, reference=False, record=True, model="some/folder/Coder", start="2024-08-01")
-    config.out.mkdir()
     # The third has but seven that could be judged: it counts for pass@1 alone.
-    records = [record(2, 6), record(0, 8), record(7, 0, unscorable=1)]
-    summary = summarize(records)
-    assert summary is not None
+    records = [*answers(0, correct=2, wrong=6), *answers(1, wrong=8), *answers(2, correct=7, unscorable=1)]
+    summary = summary_of(records)
     report_model(config, records, summary, is_new=True)
     report_model(config, records, summary, is_new=False)
     [row] = rows
@@ -193,7 +200,6 @@ def test_the_row_of_a_model_by_hand(config: Config, monkeypatch, capsys):
     assert row["pass_at_8"] == round((pass_at_k(8, 2, 8) + 0) / 2, 4) == 0.5
     assert row["pass_at_8_low"] < 0.5 < row["pass_at_8_high"]
     assert json.loads(row["verdicts"]) == {"correct": 9, "unscorable": 1, "wrong": 14}
-    assert json.loads((config.out / "summary.json").read_text())["pass_at"]["8"]["value"] == 0.5
     said = capsys.readouterr().out
     assert "LiveCodeBench, 2024-08-01 to the last: 3 problems, 23 answers" in said
     assert "pass@8  50.0%" in said
@@ -203,12 +209,19 @@ def test_with_fewer_answers_there_is_no_pass_at_8(config: Config, monkeypatch, c
     rows: list[dict[str, Any]] = []
     monkeypatch.setattr(code_eval, "append_row", lambda name, row: rows.append(row))
     config = dataclasses.replace(config, samples=4, record=True)
-    config.out.mkdir()
-    summary = summarize([record(1, 3)])
-    assert summary is not None
-    report_model(config, [record(1, 3)], summary, is_new=True)
+    records = answers(0, correct=1, wrong=3)
+    report_model(config, records, summary_of(records), is_new=True)
     assert (rows[0]["pass_at_1"], rows[0]["pass_at_8"], rows[0]["pass_at_8_low"]) == (0.25, "", "")
     assert "pass@8  not estimated" in capsys.readouterr().out
+
+
+def test_a_greedy_row_has_pass_at_1(config: Config, monkeypatch):
+    rows: list[dict[str, Any]] = []
+    monkeypatch.setattr(code_eval, "append_row", lambda name, row: rows.append(row))
+    records = [*answers(0, kind="greedy", correct=1), *answers(1, kind="greedy", wrong=1)]
+    config = dataclasses.replace(config, temperature=0.0, record=True)
+    report_model(config, records, summary_of(records), is_new=True)
+    assert (rows[0]["samples"], rows[0]["pass_at_1"], rows[0]["pass_at_8"]) == (1, 0.5, "")
 
 
 def test_a_model_from_end_to_end(tmp_path: Path, monkeypatch, capsys):
@@ -227,9 +240,10 @@ def test_a_model_from_end_to_end(tmp_path: Path, monkeypatch, capsys):
     )  # fmt: skip
     assert main(config) == 0
     assert main(config) == 0
-    records = [json.loads(line) for line in (config.out / "answers.jsonl").read_text().splitlines()]
-    correct = [sum(sample["verdict"] == "correct" for sample in record["samples"]) for record in records]
-    assert [len(record["samples"]) for record in records] == [8] * 6
+    records = [json.loads(line) for line in (config.out / "episodes.jsonl").read_text().splitlines()]
+    assert [record["problem"] for record in records] == [i for i in range(6) for _ in range(8)]
+    correct = [sum(r["verdicts"] == ["correct"] for r in records if r["problem"] == i) for i in range(6)]
+    assert json.loads((config.out / "summary.json").read_text())["Arithmetic-v0"]["unscorable"] == 0
     assert 0 < sum(correct) < 48, "the test would show little"
     [row] = rows  # the second time nothing was played
     assert row["pass_at_1"] == round(sum(correct) / 48, 4)

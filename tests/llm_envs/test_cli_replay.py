@@ -5,12 +5,13 @@ import pytest
 
 from llm_envs.cli import main
 
+OPENING = "Guess my number from 1 to 8. You have 10 guesses."
 GOOD = {
     "env": "llm_envs:GuessNumber-v0",
     "env_args": {"high": 8},
     "seed": 0,
     "options": {"index": 4},
-    "observations": ["Guess my number from 1 to 8. You have 10 guesses.", "Higher!", "Correct!"],
+    "observations": [OPENING, "Higher!", "Correct!"],
     "actions": ["4", "5"],
     "rewards": [0.0, 9.0],
     "verdicts": ["wrong", "correct"],
@@ -43,10 +44,10 @@ def test_episodes_are_printed(replay):
 
 def test_episodes_are_checked(replay):
     assert replay([GOOD, GOOD], "--check") == (0, "2 episodes: 2 agree, 0 differ\n", "")
-    assert replay([GOOD, BAD, {"episodes": [GOOD, BAD]}], "--check") == (
+    assert replay([GOOD, BAD, GOOD, "", BAD], "--check") == (
         1,
         "line 2, episode 2 (llm_envs:GuessNumber-v0, seed 0): step 2, reward: recorded 8.0, found 9.0\n"
-        "line 3, episode 4 (llm_envs:GuessNumber-v0, seed 0): step 2, reward: recorded 8.0, found 9.0\n"
+        "line 5, episode 4 (llm_envs:GuessNumber-v0, seed 0): step 2, reward: recorded 8.0, found 9.0\n"
         "4 episodes: 2 agree, 2 differ\n",
         "",
     )
@@ -90,10 +91,21 @@ def test_games(replay):
         " 7 | 8 | 9\nplayer_1> ?\nYour answer names no cell: you lose.\nreturn of player_1: -1\n"
         "X made no legal move.\nreturn of player_2: 0\n\n"
     )
-    group = {"env": game.pop("env"), "seed": game.pop("seed"), "episodes": [game, game]}
-    assert replay([group, GOOD], "--check")[:2] == (0, "3 episodes: 3 agree, 0 differ\n")
+    assert replay([game, game, GOOD], "--check")[:2] == (0, "3 episodes: 3 agree, 0 differ\n")
     game["returns"]["player_2"] = 1.0
-    assert replay([group], "--check")[0] == 1
+    assert replay([game], "--check")[0] == 1
+
+
+def test_what_a_trainer_recorded(replay):
+    """Its lines hold more than an episode: tokens, advantages, the opening messages."""
+    trained = {
+        "update": 3, "group": 0, **GOOD, "return": 9.0, "stop_reasons": ["stop", "stop"], "reward_parts": [{}, {}],
+        "prompt": [{"role": "user", "content": OPENING}], "action_tokens": 2, "advantages": [0.5, 0.5],
+        "token_texts": [["4"], ["5"]], "token_logprobs": [[-0.1], [-0.2]], "token_advantages": [[0.5], [0.5]],
+    }  # fmt: skip
+    assert replay([trained], "--check") == (0, "1 episodes: 1 agree, 0 differ\n", "")
+    assert replay([trained]) == replay([GOOD])
+    assert replay([{**trained, "rewards": [0.0, 8.0]}], "--check")[0] == 1
 
 
 @pytest.mark.parametrize(

@@ -159,25 +159,25 @@ def test_files(tmp_path):
     assert to_jsonable(odd)["actions"] == [[0xD83D, 0xDE00], "\ud800", "5\0"]
 
 
-def test_groups_share_what_they_have_in_common(tmp_path):
+# What the trainer writes beside the keys of an episode.
+TRAINED: dict[str, Any] = {
+    "update": 3, "group": 0, "return": 1.0, "prompt": [{"role": "user", "content": OPENING}],
+    "stop_reasons": ["stop", "length", "stop"], "reward_parts": [{}, {"format": -0.1}, {"found": 1.0}],
+    "action_tokens": 3, "token_texts": [["4"], ["dunno"], ["5"]], "token_logprobs": [[-0.1], [-2.0], [-0.5]],
+    "token_advantages": [[0.5], [0.5], [0.5]], "advantages": [0.5, 0.5, 0.5],
+}  # fmt: skip
+
+
+def test_what_a_trainer_adds_is_overlooked(tmp_path):
     path = tmp_path / "episodes.jsonl"
-    common = {key: GUESSES[key] for key in ("env", "env_args")}
-    single = {key: GUESSES[key] for key in ("observations", "actions", "rewards", "verdicts")}
-    short: dict[str, Any] = {
-        "observations": ["?"],
-        "actions": ["1"],
-        "rewards": [0],
-        "seed": 9,
-        "stop_reasons": ["stop"],
-    }
-    group = {**common, "seed": 5, "options": None, "update": 7, "episodes": [single, short]}
-    path.write_text("\n" + json.dumps(group) + "\n\n" + json.dumps({"env": "E-v0", **short}))
-    del short["stop_reasons"]
-    assert list(read_episodes(path)) == [
-        (2, {**GUESSES, "seed": 5, "options": None}),
-        (2, {**common, "options": None, **short}),
-        (4, {"env": "E-v0", "env_args": {}, "options": None, **short}),
-    ]
+    single = {key: value for key, value in GUESSES.items() if key not in {"env_args", "options"}}
+    player = {"players": {"player_1": "self", "player_2": "random"}, "token_texts": [["5"], []], "verdicts": None}
+    lines = [{**TRAINED, **GUESSES}, {**TRAINED, **single, "seed": 9}, {**TRAINED, **GAME, **player}]
+    path.write_text("\n" + "\n\n".join(map(json.dumps, lines)))
+    found = list(read_episodes(path))
+    assert found == [(2, GUESSES), (4, {**GUESSES, "seed": 9, "env_args": {}, "options": None}), (6, GAME)]
+    record = found[0][1]
+    assert list(differences(record, replay(make_recorded(record), record))) == []
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,6 @@ def test_groups_share_what_they_have_in_common(tmp_path):
         ({"rewards": [1.0]}, r"'rewards' must be a list, an entry an action \(3\)"),
         ({"rewards": ["1", "1", "1"]}, "'rewards' must be a list"),
         ({"verdicts": [1, 2, 3]}, "'verdicts' must be a list"),
-        ({"episodes": {}}, "'episodes' must be a list"),
         ({"agents": ["player_1"] * 3}, "4 observations do not go with 3 actions"),
     ],
 )

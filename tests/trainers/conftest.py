@@ -173,8 +173,15 @@ class ScriptedSession:
         return range(first, len(self.ledgers))
 
     def sample(
-        self, feeds: Mapping[int, Sequence[int]], *, max_tokens: int, temperature: float = 1.0
+        self,
+        feeds: Mapping[int, Sequence[int]],
+        *,
+        max_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
     ) -> dict[int, Completion]:
+        self.owner.cuts.add((top_p, top_k))
         self.owner.calls.append((set(feeds), max_tokens, temperature))
         found = {}
         for row, feed in feeds.items():
@@ -185,9 +192,12 @@ class ScriptedSession:
 
 
 class ScriptedSampler:
+    shares_weights = True
+
     def __init__(self, say) -> None:
         self.say = say
         self.calls: list[tuple[set[int], int, float]] = []
+        self.cuts: set[tuple[float, int]] = set()  # every top_p with its top_k
         self.opened: list[tuple[int, int, int]] = []
         self.sessions: list[ScriptedSession] = []
 
@@ -195,6 +205,12 @@ class ScriptedSampler:
         self.opened.append((len(prompts), group_size, seed))
         self.sessions.append(ScriptedSession(self, prompts, group_size))
         return self.sessions[-1]
+
+    def load_adapter(self, policy: Policy) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture

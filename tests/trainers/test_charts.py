@@ -55,6 +55,28 @@ def test_a_narrow_terminal():
     assert max(map(len, drawn(RETURNS, EVALUATIONS, REFERENCES, updates=4, width=50))) <= 50
 
 
+def test_references_on_one_line_share_it():
+    known = {"minimax": 0.0, "best": 0.01, "random": -1.0, "unknown": float("nan")}
+    lines = drawn([(1, 0.5)], [], known, updates=4, width=80, height=10)
+    assert sum("minimax 0.00, best 0.01" in line for line in lines) == 1
+    assert max(map(len, lines)) <= 80
+    assert not any("unknown" in line for line in lines)
+
+
+def test_long_names_leave_room_for_the_points():
+    lines = drawn(RETURNS, [], {"a_player_with_a_very_long_name_indeed": 3.0}, updates=4, width=40)
+    assert max(map(len, lines)) <= 40
+    [label] = [line for line in lines if "a_player" in line]
+    assert label.endswith("…")
+
+
+def test_large_numbers_and_a_run_that_is_longer_than_planned():
+    lines = drawn([(1, -12345.0), (9, 67890.0)], [], {}, updates=4, width=50)
+    assert max(map(len, lines)) <= 50
+    assert len({line.index("•") for line in lines[:-2] if "•" in line}) == 2
+    assert len({line[:10].index(".") for line in lines[:-2]}) == 1  # the scale stands in one column
+
+
 @pytest.mark.parametrize("evaluations", [[], EVALUATIONS])
 @pytest.mark.parametrize("references", [{}, REFERENCES])
 def test_the_curve_is_a_png(tmp_path, evaluations, references):

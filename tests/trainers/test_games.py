@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pettingzoo import AECEnv
 
+from trainers.environments import Breakage
 from trainers.games import SELF, Lineup, make_game, observed, play_games
 from trainers.rollouts import EnvPool, RolloutClock, RolloutSettings
 from trainers.trajectories import Group
@@ -139,6 +140,9 @@ def table(scripted, renderer, tokenizer):
     """Play, with a sampler whose rows say what is given; it is left in `table.sampler`, the games in `table.envs`."""
 
     class Table:
+        def __init__(self) -> None:
+            self.scripted, self.renderer = scripted, renderer
+
         def __call__(self, *plots, lineups=(GAME,), said=("50",), settings=SETTINGS, others=None, **game):
             spoken = [self.tokens(text) for text in said]
             self.sampler = scripted(lambda row, call: spoken[row % len(spoken)])
@@ -202,6 +206,8 @@ def test_messages_are_what_is_rendered(table, tokenizer):
     [first, _] = table(PLOT, form="messages")
     turn = "Say one {} <assistant> 50 <end>"
     assert tokenizer.decode(first.trajectories[0].tokens) == f"{turn.format('Higher! 1')} {turn.format('3')}"
+    opening = [{"role": "system", "content": "Say one"}, {"role": "user", "content": "Higher! 1"}]
+    assert [list(trajectory.messages) for trajectory in first.trajectories] == [opening] * 2
     assert first.trajectories[0].observations[:2] == ["Higher! 1", "3"]
 
 
@@ -397,3 +403,50 @@ def test_make_game():
     assert messages == [{"role": "user", "content": text}]
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         make_game("no_such_module:X-v0")
+
+
+def test_a_side_that_cannot_be_judged_says_why(table):
+    """The game goes on, and the other side is judged as ever."""
+
+    class Unjudged(Story):
+        def step(self, action: str | None) -> None:
+            super().step(action)
+            if "a" in self.infos:
+                self.infos["a"] |= {"verdict": "unscorable", "reason": "no referee"}
+
+    pool = EnvPool(lambda: Unjudged(PLOT))
+    breakage = Breakage()
+    a, b = play_games(
+        pool, table.scripted(lambda row, call: [STOP]), table.renderer, Others(), lineups=[GAME], settings=SETTINGS,
+        sampling_seed=0, breakage=breakage,
+    )  # fmt: skip
+    assert [(t.failure, t.is_scorable) for t in a.trajectories] == [("verdict unscorable: no referee", False)] * 2
+    assert [(t.failure, t.is_scorable) for t in b.trajectories] == [("", True)] * 2
+    assert rewards(b) == [[0.0, 3.0]] * 2
+    assert [broken.reason for broken in breakage.take()] == ["verdict unscorable: no referee"] * 2
+
+
+def test_the_cut_of_the_distribution_reaches_the_sampler(table):
+    table(PLOT, settings=replace(SETTINGS, top_p=0.5, top_k=3))
+    assert table.sampler.cuts == {(0.5, 3)}
+
+
+def test_a_game_that_breaks_is_unscorable_for_who_is_out_already(table):
+    class Breaking(Story):
+        def step(self, action: str | None) -> None:
+            if self.at == 2:
+                raise OSError("gone")
+            super().step(action)
+
+    plot = [Ask("a", "1", {"a": 1.0}), Ask("b", "2", out=("a",)), Ask("b", "3")]
+    a, b = play_games(
+        EnvPool(lambda: Breaking(plot)), table.scripted(lambda row, call: [STOP]), table.renderer, Others(),
+        lineups=[GAME], settings=SETTINGS, sampling_seed=0,
+    )  # fmt: skip
+    for trajectory in (*a.trajectories, *b.trajectories):
+        assert (trajectory.verdict, trajectory.is_scorable, trajectory.failure) == (
+            "unscorable",
+            False,
+            "OSError: gone",
+        )
+    assert [len(t.turns) for t in a.trajectories + b.trajectories] == [1, 1, 2, 2]

@@ -126,8 +126,8 @@ def test_scripted_players_come_from_the_game(policy):
         player.reset(text, {})
         openings.append(player.act(text))
     assert len(set(openings)) > 4  # the seed is the player's
-    with pytest.raises(ValueError, match="unknown solver 'past ten'"):
-        pool.scripted("past ten", game, seed=0)
+    with pytest.raises(ValueError, match="unknown solver 'pastor 10'"):
+        pool.scripted("pastor 10", game, seed=0)
     named = SimpleNamespace(unwrapped=SimpleNamespace(solver=lambda name, *, seed: (name, seed)))
     found: Any = pool.scripted("careless", named, seed=4)
     assert found == ("careless", 4)

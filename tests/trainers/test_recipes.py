@@ -16,7 +16,7 @@ from trainers import train as train_module
 from trainers.config import ConfigError, Interrupted
 from trainers.recipes import guess_number, rl_loop
 
-RECIPES = ("rl_loop", "rl_basic", "guess_number", "tic_tac_toe")
+RECIPES = ("rl_loop", "rl_basic", "guess_number", "tic_tac_toe", "twenty_questions")
 ROOT = Path(__file__).parents[2]
 SMALL = ("--group-size", "4", "--max-tokens", "3", "--lora-rank", "2", "--updates", "2")
 
@@ -31,7 +31,9 @@ def recipe(run_python, tmp_path):
 
 
 def rows_of(run_dir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    """Updates and evaluations."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] != "start"]
 
 
 def assert_adapter(folder: Path) -> None:
@@ -89,7 +91,7 @@ def test_the_plain_recipe(recipe, tiny_folder, tmp_path):
     assert done.stdout.splitlines()[-1] == f"The adapter is in {Path('out/adapter')}"
     assert_adapter(tmp_path / "out" / "adapter")
     settings = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert (settings["group_size"], settings["env_args"]) == (4, '{"low": 1, "high": 3}')
+    assert (settings["group_size"], settings["env_args"]) == (4, ['{"low": 1, "high": 3}'])
 
 
 def test_a_setting_that_cannot_work_is_one_line(recipe, tmp_path):

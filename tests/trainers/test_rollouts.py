@@ -1,5 +1,6 @@
 """Rollouts against a sampler that says what the test tells it, and environments that are none of ours."""
 
+import dataclasses
 import string
 from functools import partial
 from typing import Any, cast
@@ -7,8 +8,9 @@ from typing import Any, cast
 import gymnasium as gym
 import pytest
 
+from trainers.environments import Problem
 from trainers.rendering import Renderer
-from trainers.rollouts import EnvPool, RolloutClock, RolloutSettings, messages_of, rollout_groups
+from trainers.rollouts import EnvPool, RolloutClock, RolloutSettings, messages_of, roll_out, rollout_groups
 from trainers.sampling import TorchSampler
 from trainers.trajectories import Group
 
@@ -114,6 +116,8 @@ def test_the_ledger_of_a_game_of_many_turns(scripted, renderer, tokenizer, words
         assert trajectory.observations == [opening, "Lower!", "Lower!", "Lower!"]
         assert trajectory.reward_part("found") == 1.5
         assert trajectory.verdict == "wrong"
+        assert trajectory.as_record()["prompt"] == [{"role": "user", "content": opening}]
+    assert [group.task for group in groups] == ["", ""]
     assert sampler.calls == [({0, 1, 2, 3}, 4, 1.0)] * 3
     assert sampler.opened == [(2, 2, 70)]
 
@@ -226,16 +230,15 @@ def test_a_full_context_ends_the_episode(scripted, renderer, words):
     assert lengths == {4: 1, 6: 1, 7: 2, 10: 2, 11: 3, 15: 4}
 
 
-def test_a_prompt_over_the_context_is_refused(scripted, renderer, words):
-    with pytest.raises(ValueError, match="the prompt of seed 3 has 2 tokens; the model's context is 2"):
-        rollouts(EnvPool(CountDown), scripted(lambda row, turn: [STOP]), renderer, seeds=[3], context_length=2)
-
-
 def test_an_unscorable_episode_says_so(scripted, renderer, words):
     said = [[*words("60"), STOP], [*words("61"), STOP]]
     [group] = rollouts(EnvPool(Chat), scripted(lambda row, turn: said[row]), renderer, seeds=[0])
     assert [t.is_scorable for t in group.trajectories] == [False, True]
     assert [t.verdict for t in group.trajectories] == ["unscorable", "wrong"]
+    assert [t.failure for t in group.trajectories] == [
+        "verdict unscorable: the environment could not judge what was said",
+        "",
+    ]
 
 
 def test_messages_or_the_observation():
@@ -252,27 +255,60 @@ def test_the_clock_counts_both_sides(scripted, renderer, words):
     assert clock.env_seconds > 0.0
 
 
-def test_a_pool_makes_closes_and_reuses():
-    closed: list[Any] = []
+def test_several_environments_in_one_batch(scripted, renderer, words):
+    """Rows of all of them are sampled at once; each has environments and a name of its own."""
+    made: list[str] = []
 
-    class Env(CountDown):
-        def close(self):
-            closed.append(self)
+    def pool(name: str, longest: int) -> EnvPool[Any]:
+        def make() -> CountDown:
+            made.append(name)
+            return CountDown(longest=longest)
 
-    pool = EnvPool(Env)
-    first = pool.take(2)
-    assert pool.take(3)[:2] == first
-    assert pool.take(1) == first[:1]
-    pool.close()
-    assert len(closed) == 3
-    assert pool.take(1)[0] not in closed
+        return EnvPool(make, name)
+
+    problems = [Problem(0, 5), Problem(1, 5), Problem(1, 6, {"left": 3}), Problem(0, 7)]
+    settings = RolloutSettings(2, 4, 1.0, 128)
+    for max_rows, waves in ((512, 1), (4, 2)):
+        sampler = scripted(lambda row, turn: [*words("50"), STOP])
+        made.clear()
+        pools = [pool("Short", 1), pool("Long", 4)]
+        groups = list(
+            roll_out(
+                pools, sampler, renderer, problems=problems, sampling_seed=0,
+                settings=dataclasses.replace(settings, max_rows=max_rows),
+            )
+        )  # fmt: skip
+        assert [(group.task, group.seed) for group in groups] == [("Short", 5), ("Long", 5), ("Long", 6), ("Short", 7)]
+        assert [len(t.turns) for t in groups[0].trajectories + groups[3].trajectories] == [1] * 4
+        assert [len(t.turns) for t in groups[2].trajectories] == [3, 3]
+        assert len(sampler.opened) == waves
+        assert sorted(made) == (["Long"] * 4 + ["Short"] * 4 if waves == 1 else ["Long"] * 2 + ["Short"] * 2)
+
+
+def test_the_cut_of_the_distribution_reaches_the_sampler(scripted, renderer, words):
+    sampler = scripted(lambda row, turn: [STOP])
+    settings = RolloutSettings(2, 4, 1.0, 128, top_p=0.9, top_k=7)
+    list(rollout_groups(EnvPool(CountDown), sampler, renderer, seeds=[0], settings=settings, sampling_seed=0))
+    assert sampler.cuts == {(0.9, 7)}
+    rollouts(EnvPool(CountDown), sampler, renderer)
+    assert sampler.cuts == {(0.9, 7), (1.0, 0)}
+
+
+def test_how_far_it_is_is_told(scripted, renderer, words):
+    told: list[tuple[str, int, int]] = []
+    rollouts(
+        EnvPool(CountDown), scripted(lambda row, turn: [STOP]), renderer, seeds=[1, 2], max_rows=2,
+        options=[{"left": 2}, {"left": 1}], progress=lambda *now: told.append(now),
+    )  # fmt: skip
+    assert told == [
+        ("sampling", 0, 4), ("sampling", 0, 4), ("grading", 1, 4), ("grading", 2, 4), ("sampling", 2, 4),
+        ("sampling", 2, 4), ("grading", 3, 4), ("grading", 4, 4), ("sampling", 4, 4),
+    ]  # fmt: skip
 
 
 def test_with_the_real_sampler_the_ledger_holds_its_logprobs(tiny_folder, load_policy, renderer):
     """Several turns of GuessNumber by a model that plays at random: what is trained on is what was sampled."""
     import torch
-
-    from trainers.batching import microbatches
 
     policy = load_policy(tiny_folder)
     pool = EnvPool(lambda: gym.make("llm_envs:GuessNumber-v0", max_guesses=4))
@@ -285,10 +321,13 @@ def test_with_the_real_sampler_the_ledger_holds_its_logprobs(tiny_folder, load_p
     ]  # the same seeds give the same episodes
     for row in rows:
         assert sum(turn.num_tokens for turn in row.turns) == row.num_action_tokens > 0
-    for part in microbatches(rows, [[0.0] * len(row.turns) for row in rows], tokens_per_microbatch=200):
+    for row in rows:
+        tokens = torch.tensor(row.tokens)
         with torch.no_grad():
-            found = policy.logprobs(part.tokens, part.is_action)
-        assert float((found - part.sampled_logprobs).abs().max()) < 1e-4
+            logprobs = policy.model(tokens[None]).logits[0].float().log_softmax(-1)  # [T, V]
+        found = logprobs[:-1].gather(1, tokens[1:, None])[:, 0]  # of token t + 1
+        sampled = torch.tensor(row.is_action[1:])
+        assert float((found - torch.tensor(row.logprobs[1:]))[sampled].abs().max()) < 1e-4
     pool.close()
 
 

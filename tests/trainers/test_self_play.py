@@ -151,7 +151,8 @@ def test_every_game_is_scored_for_both(match):
             assert record["endings"][group.agent].startswith(
                 {1.0: "You win.", 0.0: "A draw.", -1.0: "You lose."}[trajectory.total_reward]
             )
-            assert len(trajectory.turns) == record["agents"].count(group.agent) >= 3
+            least = 3 if group.agent == "player_1" else 2  # the shortest game has five moves
+            assert len(trajectory.turns) == record["agents"].count(group.agent) >= least
             assert [turn.reward for turn in trajectory.turns[:-1]] == [0.0] * (len(trajectory.turns) - 1)
 
 

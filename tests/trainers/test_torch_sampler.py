@@ -49,10 +49,12 @@ def play(sampler: TorchSampler, *, turns=4, group_size=3, temperature=1.0, max_t
 def recompute(policy: Policy, ledgers, is_action, temperature) -> list[list[float]]:
     longest = max(map(len, ledgers))
     tokens = torch.tensor([ledger + [0] * (longest - len(ledger)) for ledger in ledgers])
-    mask = torch.tensor([flags + [False] * (longest - len(flags)) for flags in is_action])
     with torch.no_grad():
-        found = iter(policy.logprobs(tokens, mask, temperature=temperature).tolist())
-    return [[next(found) for flag in flags if flag] for flags in is_action]
+        logits = policy.logits(policy.hidden_states(tokens)) / temperature
+    found = torch.log_softmax(logits[:, :-1], -1).gather(2, tokens[:, 1:, None])[..., 0]
+    return [
+        [float(found[i, t - 1]) for t, flag in enumerate(flags) if flag] for i, flags in enumerate(is_action)
+    ]
 
 
 def largest_gap(a: list[list[float]], b: list[list[float]]) -> float:

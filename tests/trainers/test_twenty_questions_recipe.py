@@ -36,6 +36,7 @@ def test_from_nothing_to_a_curve(run_python, tmp_path):
     assert {"base", "adapter", "checkpoints", "config.json", "metrics.jsonl", "episodes.jsonl", "summary.json",
             "curve.png"} == {path.name for path in out.iterdir()}  # fmt: skip
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["kind"] != "start"]
     assert [(row["kind"], row["update"]) for row in rows] == [("evaluation", 0), ("update", 1), ("evaluation", 1)]
     assert rows[0]["truncated_share"] == 0.0  # two tokens are enough for a turn
     summary = json.loads((out / "summary.json").read_text())
@@ -56,11 +57,12 @@ def test_from_nothing_to_a_curve(run_python, tmp_path):
 @pytest.mark.parametrize("preset", ["cpu", "gpu"])
 def test_presets_are_settings_that_can_work(preset, tmp_path):
     config = Config(preset=preset, env_args=ENV_ARGS, seed=3, device="cpu", model="some/model")
-    settings = (twenty_questions._cpu if preset == "cpu" else twenty_questions._gpu)(config, tmp_path)
+    settings = twenty_questions._settings(config, tmp_path)
     settings.validate()
     assert settings.model == (str(tmp_path / "base") if preset == "cpu" else "some/model")
     assert (settings.seed, settings.device, settings.run_dir) == (3, "cpu", tmp_path)
-    assert settings.parsed_env_args() == {"things": THINGS}
+    [task] = settings.tasks()
+    assert task.args == task.eval_args == {"things": THINGS}
     assert settings.updates == twenty_questions.UPDATES[preset]
 
 

@@ -32,8 +32,9 @@ class LearningOptions:
     """auto, cpu, cuda, cuda:1, ..."""
     dtype: str = "auto"
     """auto, bfloat16 or float32."""
-    attention: str = "sdpa"
-    """Attention kernel in training: sdpa, or eager, which is faster on a CPU for rows of some hundred tokens."""
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
+    """Attention in training: sdpa holds no scores; eager holds all of them, which is faster on a CPU for rows of some
+    hundred tokens. auto: eager there, sdpa elsewhere."""
     share_prefix: bool = True
     """Compute the prompt of a group once in training, as sampling does, and not once for each of its answers."""
     gradient_checkpointing: bool = False
@@ -51,3 +52,4 @@ class LearningOptions:
         positive(self, ("learning_rate", "adam_eps", "max_grad_norm"))
         not_negative(self, ("warmup_updates",))
         one_of(self, "schedule", ("constant", "linear"))
+        one_of(self, "attention", ("auto", "sdpa", "eager"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from trainers.config.checks import at_least_one, json_object, not_negative, positive
 from trainers.config.errors import ConfigError
@@ -58,13 +58,17 @@ class SamplingOptions:
             raise ConfigError(f"top_p must lie above 0 and not above 1, not {self.top_p}")
         if self.sampler not in get_args(SamplerName):
             raise ConfigError(f"sampler must be one of {', '.join(get_args(SamplerName))}, not {self.sampler!r}")
-        json_object("sampler_args", self.sampler_args)
+        self.parsed_sampler_args()
         if self.sampler == "torch" and self.sampler_args != "{}":
             raise ConfigError("sampler_args are those of sampler=vllm")
         if self.max_staleness > 1:
             raise ConfigError(f"max_staleness is 0 or 1, not {self.max_staleness}")
         if self.sampling_device and not self.max_staleness:
             raise ConfigError("sampling_device needs max_staleness=1: else one device would wait for the other")
+
+    def parsed_sampler_args(self) -> dict[str, Any]:
+        """`sampler_args` as a dictionary."""
+        return json_object("sampler_args", self.sampler_args)
 
     @property
     def has_full_support(self) -> bool:

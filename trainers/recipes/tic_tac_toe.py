@@ -14,18 +14,28 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
 from trainers.config import TrainConfig
 from trainers.config.credit import Credited
 from trainers.recipes.cli import run_recipe
-from trainers.recipes.warm_start import choose_run_dir, read_transcripts
+from trainers.recipes.games import (
+    GameOptions,
+    choose_run_dir,
+    in_words,
+    list_files,
+    read_and_train,
+    read_transcripts,
+    save_result,
+    shared_settings,
+    time_taken,
+)
 
 if TYPE_CHECKING:
     from trainers.train import Run
@@ -37,22 +47,14 @@ UPDATES = {"cpu": 600, "gpu": 60}
 _SEEDS_A_STEP = 10_000
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(GameOptions):
     """Options of the recipe."""
 
-    preset: Literal["cpu", "gpu"] = "cpu"
-    """cpu: a tiny model that is made here; gpu: a real one."""
-    model: str = "Qwen/Qwen3-4B-Instruct-2507"
-    """Of the preset gpu: a hub id or a transformers folder."""
-    run_dir: Path | None = None
-    """Where everything goes; default: a new folder under runs/."""
     read_steps: int = 500
     """Steps of reading (cpu); 0: policy gradient from random weights."""
     read_batch: int = 64
     """Games a step (cpu)."""
-    updates: int | None = None
-    """Updates of policy gradient; default: 600 on the CPU, 60 on the GPU."""
     opponents: str = '{"self": 0.2, "past": 0.1, "minimax": 0.2, "random": 0.5}'
     """Who sits in the other seat, and in what share of the games: self, past, base, minimax, random."""
     credit: Credited = "state"
@@ -63,12 +65,6 @@ class Config:
     """Training games begin after so many random moves, at least and at most."""
     eval_games: int = 100
     """Games against each opponent from each seat, when training is over."""
-    seed: int = 0
-    """Of the model's weights, the games read, and training."""
-    device: str = "auto"
-    """Of the policy gradient: auto, cpu or cuda."""
-    resume: bool = False
-    """Go on with the run in run_dir."""
 
 
 @dataclass(frozen=True)
@@ -96,44 +92,24 @@ class Score:
 
 def main(config: Config) -> None:
     """Read, train, and play against everybody."""
-    from trainers.run_log import RunLog
-    from trainers.train import train
-
-    started = time.perf_counter()
-    run_dir = choose_run_dir("tic_tac_toe", config.run_dir, resume=config.resume)
-    train_config = _settings(config, run_dir)
-    train_config.validate()
-    if config.preset == "cpu":
-        _read(config, run_dir)
-    reading_seconds = time.perf_counter() - started
-    log = RunLog(train_config, references=("random", "best_response"), chart=True)
-    run = train(train_config, log=log)
-    seconds = {"reading_seconds": reading_seconds, "seconds": time.perf_counter() - started}
+    run_dir = choose_run_dir("tic_tac_toe", config)
+    run, seconds = read_and_train(
+        config, _settings(config, run_dir), partial(_read, config, run_dir), references=("random", "best_response")
+    )
     _show_result(run, list(scores(run, games=config.eval_games)), seconds, config)
 
 
 def _settings(config: Config, run_dir: Path) -> TrainConfig:
-    common = TrainConfig(
-        model=str(run_dir / "base"),
-        env=ENV,
-        env_args=json.dumps({"opening_moves": config.opening_moves}),
-        run_dir=run_dir,
-        updates=UPDATES[config.preset] if config.updates is None else config.updates,
+    common = dataclasses.replace(
+        shared_settings(config, run_dir, env=ENV, updates=UPDATES),
+        env_args=(json.dumps({"opening_moves": config.opening_moves}),),
+        eval_env_args=('{"opponent": "random"}',),
         opponents=config.opponents,
         credit=config.credit,
-        group_size=16,
-        eval_env_args='{"opponent": "random"}',
-        eval_every=10,
         eval_size=200,
-        save_every=10,
-        seed=config.seed,
-        device=config.device,
-        resume=config.resume,
     )
     if config.preset == "gpu":
-        return dataclasses.replace(
-            common, model=config.model, groups_per_batch=32, max_tokens=32, learning_rate=4e-5, warmup_updates=3
-        )
+        return dataclasses.replace(common, max_tokens=32)
     return dataclasses.replace(
         common,
         groups_per_batch=16,
@@ -142,11 +118,8 @@ def _settings(config: Config, run_dir: Path) -> TrainConfig:
         learning_rate=2e-3,
         lora_alpha=64,
         kl_coef=config.kl_coef,
-        warmup_updates=8,
-        schedule="linear",
         eval_every=25,
         save_every=50,
-        attention="eager",
         tokens_per_microbatch=4096,
         max_rows=4096,
     )
@@ -253,28 +226,23 @@ def _score(opponent: str, seat: str, played: Sequence[Trajectory], returns: Sequ
 
 
 def _show_result(run: Run, table: Sequence[Score], seconds: dict[str, float], config: Config) -> None:
-    from trainers.charts import save_curve
-
+    """Write the table, the curve and a summary; say where everything is, and how to play against the policy."""
     run_dir = run.config.run_dir
     with (run_dir / "scores.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in dataclasses.fields(Score))
         writer.writerows(dataclasses.astuple(score) for score in table)
-    summary = {"seed": config.seed, **seconds, "scores": [dataclasses.asdict(score) for score in table]}
-    (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    title = f"TicTacToe-v0: self-play of {'a tiny model' if config.preset == 'cpu' else config.model}"
-    save_curve(run_dir / "curve.png", run.log.returns, run.log.evaluations, run.log.references, title=title)
+    summary = {**seconds, "scores": [dataclasses.asdict(score) for score in table]}
+    save_result(run, summary, title=f"TicTacToe-v0: self-play of {config.learner}")
     print("\nThe policy plays greedily:")
     print(f"  {'against':<11}{'moves':<8}{'won':>5}{'drawn':>7}{'lost':>6}{'illegal':>9}{'gave value away':>17}")
     for score in table:
         counts = f"{score.won:>5}{score.drawn:>7}{score.lost:>6}{score.illegal:>9}{score.gave_away:>17.1%}"
         print(f"  {score.opponent:<11}{score.seat:<8}{counts}")
-    print(f"It took {seconds['seconds']:.0f} s, {seconds['reading_seconds']:.0f} of them for reading.")
-    for what, name in (("table", "scores.csv"), ("curve", "curve.png"), ("adapter", "adapter"),
-                       ("metrics", "metrics.jsonl"), ("games", "episodes.jsonl")):  # fmt: skip
-        print(f"  {what:<11}{run_dir / name}")
+    print(time_taken(seconds))
+    list_files(run_dir)
     print(f"\nPlay against it:\n  llm-envs play TicTacToe-v0 --opponent {run_dir / 'adapter'}")
 
 
 if __name__ == "__main__":
-    run_recipe(Config, main, description="Tic-tac-toe by self-play with a pool of opponents.")
+    run_recipe(Config, main, description=f"Tic-tac-toe by self-play with a pool of opponents; {in_words(UPDATES)}.")

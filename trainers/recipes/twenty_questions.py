@@ -11,19 +11,29 @@ questions are worth asking, and when to guess.
 
 from __future__ import annotations
 
-import json
-import time
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
 
 from trainers.config import ConfigError, TrainConfig
 from trainers.recipes.cli import run_recipe
-from trainers.recipes.warm_start import choose_run_dir, read_transcripts
+from trainers.recipes.games import (
+    GameOptions,
+    choose_run_dir,
+    in_words,
+    list_files,
+    read_and_train,
+    read_transcripts,
+    save_result,
+    shared_settings,
+    show_games,
+    time_taken,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,103 +57,52 @@ _GAMES_APART = 10_000_000
 _PLAYER = 1
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(GameOptions):
     """Options of the recipe."""
 
-    preset: Literal["cpu", "gpu"] = "cpu"
-    """cpu: a tiny model that is made here; gpu: a real one."""
-    model: str = "Qwen/Qwen3-4B-Instruct-2507"
-    """Of the preset gpu: a hub id or a transformers folder."""
     env_args: str = "{}"
     """Arguments of the environment, as a JSON object: '{"things": ["elephant", "piano"]}'."""
-    run_dir: Path | None = None
-    """Where everything goes; default: a new folder under runs/."""
     read_games: int = 40_000
     """Games of the careless player (cpu)."""
     read_steps: int = 1500
     """Steps of reading (cpu)."""
     read_batch: int = 32
     """Games a step; when all were read they are read again (cpu)."""
-    updates: int | None = None
-    """Updates of policy gradient; default: 80 on the CPU, 60 on the GPU."""
-    seed: int = 0
-    """Of the model's weights, the games read, and training."""
-    device: str = "auto"
-    """Of the policy gradient: auto, cpu or cuda."""
-    resume: bool = False
-    """Go on with the run in run_dir."""
 
 
 def main(config: Config) -> None:
     """Read, train, and show what was learned."""
-    from trainers.run_log import RunLog
-    from trainers.train import train
-
-    started = time.perf_counter()
-    run_dir = choose_run_dir("twenty_questions", config.run_dir, resume=config.resume)
-    train_config = _cpu(config, run_dir) if config.preset == "cpu" else _gpu(config, run_dir)
-    train_config.validate()
-    env_args = train_config.parsed_env_args()
-    if config.preset == "cpu":
-        if env_args.get("answerer", "knowledge") != "knowledge":
-            raise ConfigError("the preset cpu asks half a million questions first: it needs the answerer 'knowledge'")
-        _read(config, run_dir, env_args)
-    reading_seconds = time.perf_counter() - started
-    log = RunLog(train_config, references=("random", REFERENCE), chart=True)
-    run = train(train_config, log=log)
-    seconds = {"reading_seconds": reading_seconds, "seconds": time.perf_counter() - started}
-    _show_games(run)
+    run_dir = choose_run_dir("twenty_questions", config)
+    settings = _settings(config, run_dir)
+    read = partial(_read, config, run_dir, settings)
+    run, seconds = read_and_train(config, settings, read, references=("random", REFERENCE))
+    [task] = settings.tasks()
+    env: Any = gym.make(ENV, **task.args).unwrapped
+    show_games(
+        run,
+        SHOWN_THING % env.num_tasks,
+        title="One game {when} policy gradient:",
+        line="  {action:<60} {reply}",
+    )
     _show_result(run, seconds, config)
 
 
-def _cpu(config: Config, run_dir: Path) -> TrainConfig:
-    return TrainConfig(
-        model=str(run_dir / "base"),
-        env=ENV,
-        env_args=config.env_args,
-        run_dir=run_dir,
-        updates=UPDATES["cpu"] if config.updates is None else config.updates,
+def _settings(config: Config, run_dir: Path) -> TrainConfig:
+    shared = shared_settings(config, run_dir, env=ENV, updates=UPDATES)
+    common = dataclasses.replace(shared, env_args=(config.env_args,), credit="turn")
+    if config.preset == "gpu":
+        return dataclasses.replace(common, max_tokens=64, eval_size=128)
+    return dataclasses.replace(
+        common,
         groups_per_batch=64,
-        group_size=16,
-        credit="turn",
         max_tokens=2,  # a line and the token that ends the turn
         # As in guess_number: fewer games are spoiled by a slip of the tail of the distribution.
         temperature=0.4,
         learning_rate=4e-3,
-        warmup_updates=8,
-        schedule="linear",
-        eval_every=10,
         eval_size=1000,
-        save_every=10,
-        seed=config.seed,
-        device=config.device,
-        attention="eager",
         tokens_per_microbatch=2048,
         max_rows=1024,
-        resume=config.resume,
-    )
-
-
-def _gpu(config: Config, run_dir: Path) -> TrainConfig:
-    return TrainConfig(
-        model=config.model,
-        env=ENV,
-        env_args=config.env_args,
-        run_dir=run_dir,
-        updates=UPDATES["gpu"] if config.updates is None else config.updates,
-        groups_per_batch=32,
-        group_size=16,
-        credit="turn",
-        max_tokens=64,
-        learning_rate=4e-5,
-        warmup_updates=3,
-        eval_every=10,
-        eval_size=128,
-        save_every=10,
-        seed=config.seed,
-        device=config.device,
-        resume=config.resume,
     )
 
 
@@ -259,14 +218,17 @@ class CarelessPlayer:
         return -1
 
 
-def _read(config: Config, run_dir: Path, env_args: Mapping[str, Any]) -> None:
+def _read(config: Config, run_dir: Path, settings: TrainConfig) -> None:
     from trainers.reading import play
     from trainers.rendering import Renderer
     from trainers.tiny_model import build_tiny_model
 
+    [task] = settings.tasks()
+    if task.args.get("answerer", "knowledge") != "knowledge":
+        raise ConfigError("the preset cpu asks half a million questions first: it needs the answerer 'knowledge'")
     if (run_dir / "base" / "config.json").exists():
         return
-    env: Any = gym.make(ENV, **env_args).unwrapped
+    env: Any = gym.make(ENV, **task.args).unwrapped
     print("The careless player asks the environment everything about everything.")
     table = ask_everything(env)
     columns = choose_questions(table.is_true, NUM_QUESTIONS)
@@ -293,50 +255,19 @@ def _read(config: Config, run_dir: Path, env_args: Mapping[str, Any]) -> None:
 # --- What came of it ---
 
 
-def _show_games(run: Run) -> None:
-    """One game before policy gradient and one after."""
-    with run.policy.model.disable_adapter():
-        before = _game(run)
-    for title, trajectory in (("before", before), ("after", _game(run))):
-        print(f"\nOne game {title} policy gradient:")
-        for turn, reply in zip(trajectory.turns, trajectory.observations[1:], strict=True):
-            print(f"  {turn.action:<60} {reply}")
-        print(f"  return {trajectory.total_reward:g}")
-
-
-def _game(run: Run) -> Trajectory:
-    from trainers.evaluate import play_greedily
-
-    env: Any = run.eval_pool.take(1)[0].unwrapped
-    [trajectory] = play_greedily(
-        run.eval_pool,
-        run.sampler,
-        run.renderer,
-        options=[{"index": SHOWN_THING % env.num_tasks}],
-        settings=run.settings,
-    )
-    return trajectory
-
-
 def _show_result(run: Run, seconds: Mapping[str, float], config: Config) -> None:
     """Write the curve and a summary, and say where everything is."""
-    from trainers.charts import save_curve
-
-    run_dir, evaluations, reference = run.config.run_dir, run.log.evaluations, run.log.references.get(REFERENCE)
-    before, after = evaluations[0][1], evaluations[-1][1]
-    summary = {"seed": config.seed, "greedy_return_before": before, "greedy_return": after, **run.log.references}
-    (run_dir / "summary.json").write_text(json.dumps({**summary, **seconds}, indent=2) + "\n")
-    title = f"TwentyQuestions-v0: policy gradient on {'a tiny model' if config.preset == 'cpu' else config.model}"
-    save_curve(run_dir / "curve.png", run.log.returns, evaluations, run.log.references, title=title)
+    evaluations, references = run.log.evaluations, run.log.references
+    before, after, reference = evaluations[0][1], evaluations[-1][1], references.get(REFERENCE)
+    summary = {"greedy_return_before": before, "greedy_return": after, **references, **seconds}
+    save_result(run, summary, title=f"TwentyQuestions-v0: policy gradient on {config.learner}")
     share = "" if reference is None else f", {after / reference:.0%} of the {REFERENCE} player's {reference:.2f}"
     print(
         f"\nReturn with the most probable tokens: {before:.2f} before policy gradient, {after:.2f} after it{share}. "
-        f"It took {seconds['seconds']:.0f} s, {seconds['reading_seconds']:.0f} of them for reading transcripts."
+        f"{time_taken(seconds)}"
     )
-    files = {"curve": "curve.png", "adapter": "adapter", "metrics": "metrics.jsonl", "episodes": "episodes.jsonl"}
-    for what, name in (files | ({"base model": "base"} if config.preset == "cpu" else {})).items():
-        print(f"  {what:<11}{run_dir / name}")
+    list_files(run.config.run_dir)
 
 
 if __name__ == "__main__":
-    run_recipe(Config, main, description="A model learns to play Twenty Questions.")
+    run_recipe(Config, main, description=f"A model learns to play Twenty Questions; {in_words(UPDATES)}.")

@@ -1,18 +1,25 @@
-"""The embedded sampler: the policy's own weights, a cache that is kept over turns, rows that leave when they end."""
+"""The embedded sampler: the policy's own weights, a cache that is kept over turns, and no row that waits for another."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from trainers.policy import Policy
+from trainers.sampling.attention import KERNEL
+from trainers.sampling.draw import sample_tokens
+from trainers.sampling.fused_decoder import FusedDecoder
 from trainers.sampling.ragged_cache import RaggedCache
 from trainers.trajectories import Completion
 
 # Prompts are computed in slices of about this many tokens, to bound the memory of activations.
 _PREFILL_TOKENS = 16_384
+
+# New rows begin when so large a share of the places is free: few passes over prompts, few places that stand empty.
+_FREE_SHARE = 8
 
 
 class TorchSampler:
@@ -23,156 +30,175 @@ class TorchSampler:
         stop_tokens: tokens that end a turn.
         context_length: most tokens of a row; a turn that reaches it ends with `length`. Default: what the model's
             configuration allows.
+        max_rows: how many rows are sampled at once, and have their keys and values in memory. Others wait; a row that
+            had to give way to them between two turns is computed again.
     """
 
-    def __init__(self, policy: Policy, *, stop_tokens: Sequence[int], context_length: int | None = None) -> None:
+    shares_weights = True
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        stop_tokens: Sequence[int],
+        context_length: int | None = None,
+        max_rows: int = 512,
+    ) -> None:
         if not stop_tokens:
             raise ValueError("stop_tokens is empty: no turn would end before max_tokens")
-        self._policy = policy
-        self._context_length = context_length or int(policy.config.max_position_embeddings)
-        self._stop_tokens = torch.tensor(list(stop_tokens), device=policy.device)
+        self.policy = policy
+        self.context_length = context_length or int(policy.config.max_position_embeddings)
+        self.max_rows = max_rows
+        self.stop_tokens = torch.tensor(list(stop_tokens), device=policy.device)
+        self.fused = FusedDecoder.of(policy)
 
-    @torch.inference_mode()
     def open(self, prompts: Sequence[Sequence[int]], *, group_size: int = 1, seed: int = 0) -> TorchSession:
         """Start `len(prompts) * group_size` rows; equal prompts are computed once."""
-        generator = torch.Generator(self._policy.device).manual_seed(seed)
-        session = TorchSession(self._policy, self._stop_tokens, self._context_length, generator)
+        session = TorchSession(self, torch.Generator(self.policy.device).manual_seed(seed))
         session.add(prompts, group_size=group_size)
         return session
+
+    def load_adapter(self, policy: Policy) -> None:
+        """Take over another policy's adapter; there is nothing to do for its own."""
+        if policy is not self.policy:
+            self.policy.take_adapter(policy)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class TorchSession:
     """Rows in slots of one ragged cache.
 
-    The rows that still sample stand in the first slots, so attention reads a slice of the cache and nothing is copied
-    when a row finishes: it changes places with the last active one. Rows whose turn is over keep their slot's cache,
-    and may be asked again in the next turn or, while others speak, in a later one.
+    The rows that sample stand in the first slots, so attention reads a slice of the cache. A row that ends its turn
+    changes places with the last of them, and its keys and values stay behind them for its next turn, until a new row
+    needs the slot. Then come the empty slots: `[sampling | kept | empty]`.
     """
 
-    def __init__(self, policy: Policy, stop_tokens: Tensor, context_length: int, generator: torch.Generator) -> None:
-        self._policy = policy
-        self._stop_tokens = stop_tokens
-        self._context_length = context_length
+    def __init__(self, sampler: TorchSampler, generator: torch.Generator) -> None:
+        self._sampler = sampler
+        self._policy = sampler.policy
+        self._device = sampler.policy.device
         self._generator = generator
-        self._cache = RaggedCache(policy.dtype)
-        self._hidden = torch.empty(0, 0)  # [R, H] by slot: the state from which the slot's next token is sampled
-        self._row_of_slot = torch.arange(0, device=policy.device)  # [R]
-        self._pending: dict[int, list[int]] = {}
+        self._cache = RaggedCache(self._policy.dtype)
+        self._hidden = torch.empty(0, 0)  # [S, H] by slot: the state from which the slot's next token is sampled
+        self._row_of_slot = torch.empty(0, dtype=torch.int64, device=self._device)  # [S]
+        self._ledgers: list[list[int]] = []  # by row: its tokens so far
+        self._known: dict[int, int] = {}  # by row with a slot: how many of its tokens the cache holds
 
-    @torch.inference_mode()
     def add(self, prompts: Sequence[Sequence[int]], *, group_size: int = 1) -> range:
-        """Begin more rows (see `Session.add`)."""
+        """Begin more rows (see `Session.add`). They are computed when they are first sampled."""
         if not prompts or not all(prompts):
             raise ValueError("every prompt needs at least one token")
-        if max(map(len, prompts)) >= self._context_length:
-            raise ValueError(f"a prompt of {max(map(len, prompts))} tokens leaves no room in {self._context_length}")
-        unique = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
-        index = {prompt: i for i, prompt in enumerate(unique)}
-        device = self._policy.device
-        source = torch.tensor([index[tuple(p)] for p in prompts], device=device).repeat_interleave(group_size)
-        with self._policy.attention("sdpa"):  # for one new token a row the fastest everywhere, and frugal with memory
-            cache, hidden = self._prefill(unique)  # [U, H]
-        first = len(self._row_of_slot)
-        cache.expand(source)
-        if first:
-            self._cache.append(cache)
-            self._hidden = torch.cat([self._hidden, hidden[source]])
-        else:
-            self._cache, self._hidden = cache, hidden[source]
-        rows = range(first, first + len(source))
-        self._row_of_slot = torch.cat([self._row_of_slot, torch.tensor(rows, device=device)])
-        self._pending |= {row: [] for row in rows}
-        return rows
+        if max(map(len, prompts)) >= self._sampler.context_length:
+            raise ValueError(
+                f"a prompt of {max(map(len, prompts))} tokens leaves no room in {self._sampler.context_length}"
+            )
+        first = len(self._ledgers)
+        self._ledgers += [list(prompt) for prompt in prompts for _ in range(group_size)]
+        return range(first, len(self._ledgers))
 
     @torch.inference_mode()
     def sample(
-        self, feeds: Mapping[int, Sequence[int]], *, max_tokens: int, temperature: float = 1.0
+        self,
+        feeds: Mapping[int, Sequence[int]],
+        *,
+        max_tokens: int,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
     ) -> dict[int, Completion]:
         """Append tokens to rows, then sample a completion for each (see `Session.sample`)."""
-        gone = [row for row in feeds if row not in self._pending]
+        gone = [row for row in feeds if not 0 <= row < len(self._ledgers)]
         if gone:
             raise KeyError(f"there are no rows {gone[:5]}")
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
-        with self._policy.attention("sdpa"):
-            return self._sample(feeds, max_tokens, temperature)
-
-    def _sample(self, feeds: Mapping[int, Sequence[int]], max_tokens: int, temperature: float) -> dict[int, Completion]:
-        self._feed(feeds)
-        active = len(feeds)
-        rows = len(self._row_of_slot)
-        tokens = torch.zeros(rows, max_tokens, dtype=torch.int64, device=self._policy.device)  # by row, not slot
-        logprobs = torch.zeros(rows, max_tokens, device=self._policy.device)
-        counts = torch.zeros(rows, dtype=torch.int64, device=self._policy.device)
-        stopped = torch.zeros(rows, dtype=torch.bool, device=self._policy.device)
-        room = torch.empty_like(counts)
-        room[self._row_of_slot] = self._context_length - self._cache.lengths
-        for step in range(max_tokens):
-            row = self._row_of_slot[:active]
-            token, logprob = sample_tokens(
-                self._policy.logits(self._hidden[:active]), temperature=temperature, generator=self._generator
-            )
-            tokens[row, step], logprobs[row, step] = token, logprob
-            counts[row] = step + 1
-            stopped[row] = torch.isin(token, self._stop_tokens)
-            ends = stopped[row] | (room[row] <= step + 1)
-            if step + 1 == max_tokens:
-                break
-            if bool(ends.any()):
-                active, order = self._compact(~ends, active)
-                token = token[order]
-            if active == 0:
-                break
-            self._forward(token.unsqueeze(1), torch.ones_like(token))
-        return self._completions(feeds, tokens, logprobs, counts, stopped)
-
-    def _completions(
-        self, feeds: Mapping[int, Sequence[int]], tokens: Tensor, logprobs: Tensor, counts: Tensor, stopped: Tensor
-    ) -> dict[int, Completion]:
-        all_tokens, all_logprobs = tokens.tolist(), logprobs.tolist()
-        count, stop = counts.tolist(), stopped.tolist()
-        found: dict[int, Completion] = {}
-        for row in feeds:
-            n = count[row]
-            found[row] = Completion(all_tokens[row][:n], all_logprobs[row][:n], "stop" if stop[row] else "length")
-        # The last sampled token of a turn was never an input: it heads what is fed before the next turn.
-        self._pending |= {row: completion.tokens[-1:] for row, completion in found.items()}
+        for row, feed in feeds.items():
+            self._ledgers[row] += feed
+        turn = _Turn(self._ledgers, list(feeds), max_tokens, self._sampler.context_length, self._device)
+        with self._computing():
+            waiting = [row for row in feeds if row not in self._known]
+            active = self._feed([row for row in feeds if row in self._known])
+            while active or waiting:
+                free = self._sampler.max_rows - active
+                if waiting and (not active or free >= min(len(waiting), -(-self._sampler.max_rows // _FREE_SHARE))):
+                    begun, waiting = waiting[:free], waiting[free:]
+                    self._begin(begun, active)
+                    active += len(begun)
+                logits = self._policy.lm_head(self._hidden[:active])
+                token, logprob = sample_tokens(
+                    logits, temperature=temperature, top_p=top_p, top_k=top_k, generator=self._generator
+                )
+                goes_on = turn.append(
+                    self._row_of_slot[:active], token, logprob, torch.isin(token, self._sampler.stop_tokens)
+                )
+                if not bool(goes_on.all()):
+                    active, order = self._compact(goes_on, active)
+                    token = token[order]
+                if active:
+                    self._forward(token.unsqueeze(1), torch.ones_like(token))
+        found = turn.completions()
+        for row, completion in found.items():
+            self._ledgers[row] += completion.tokens
+            if row in self._known:  # the last token was sampled, and never an input
+                self._known[row] = len(self._ledgers[row]) - 1
         return found
 
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[RaggedCache, Tensor]:
-        """Compute unique prompts into a cache of their own; the hidden state after each: `[U, H]`."""
-        device = self._policy.device
-        lengths = torch.tensor([len(p) for p in prompts], device=device)
-        tokens = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64, device=device)
-        for i, prompt in enumerate(prompts):
-            tokens[i, : len(prompt)] = torch.tensor(prompt, device=device)
+    def _computing(self) -> AbstractContextManager[None]:
+        if self._sampler.fused is None:
+            return self._policy.attention(KERNEL)
+        self._sampler.fused.refresh()
+        return nullcontext()
+
+    def _begin(self, rows: Sequence[int], active: int) -> None:
+        """Compute rows that have no slot, and put them behind the active ones. Equal ledgers are computed once."""
+        ledgers = [tuple(self._ledgers[row]) for row in rows]
+        unique = sorted(set(ledgers), key=len, reverse=True)
+        index = {ledger: i for i, ledger in enumerate(unique)}
+        source = torch.tensor([index[ledger] for ledger in ledgers], device=self._device)
+        cache, hidden = self._prefill(unique)  # [U, H]
+        kept = len(self._known) - active
+        for row in self._row_of_slot[active:][max(0, self._sampler.max_rows - active - len(rows)) : kept].tolist():
+            del self._known[row]
+        first = len(self._known)
+        self._cache.put(cache, source, first_slot=first)
+        new = torch.tensor(rows, device=self._device)
+        self._hidden = torch.cat([self._hidden[:first], hidden[source]]) if first else hidden[source]
+        self._row_of_slot = torch.cat([self._row_of_slot[:first], new])
+        self._known |= {row: len(self._ledgers[row]) for row in rows}
+        moved = min(first - active, len(rows))
+        if moved:  # the kept ones make room
+            places = torch.arange(active, active + moved, device=self._device)
+            self._swap(places, torch.arange(first + len(rows) - moved, first + len(rows), device=self._device))
+
+    def _prefill(self, ledgers: Sequence[Sequence[int]]) -> tuple[RaggedCache, Tensor]:
+        """Compute ledgers, the longest first, into a cache of their own; the hidden state after each: `[U, H]`."""
         cache = RaggedCache(self._policy.dtype)
-        cache.allocate(rows=len(prompts), capacity=tokens.shape[1] + 1)
-        rows = max(1, _PREFILL_TOKENS // tokens.shape[1])
+        cache.allocate(rows=len(ledgers), capacity=len(ledgers[0]))
         hidden = []
-        for start in range(0, len(prompts), rows):
-            part = slice(start, start + rows)
-            hidden.append(self._run(cache, tokens[part], lengths[part], first_slot=start))
+        start = 0
+        while start < len(ledgers):
+            longest = len(ledgers[start])
+            part = ledgers[start : start + max(1, _PREFILL_TOKENS // longest)]
+            tokens = torch.tensor([[*ledger, *[0] * (longest - len(ledger))] for ledger in part], device=self._device)
+            lengths = torch.tensor([len(ledger) for ledger in part], device=self._device)
+            hidden.append(self._run(cache, tokens, lengths, first_slot=start))
+            start += len(part)
         return cache, torch.cat(hidden)
 
-    def _feed(self, feeds: Mapping[int, Sequence[int]]) -> None:
-        """Move the rows that speak now to the front, and append to each its pending token and its new text."""
-        texts = {row: self._pending[row] + list(feed) for row, feed in feeds.items()}
-        # Rows that were just added have nothing to append: what they sample from is known.
-        self._to_front([row for row, text in texts.items() if text])
-        told = sum(1 for text in texts.values() if text)
-        if told:
-            in_order = [texts[row] for row in self._row_of_slot[:told].tolist()]
-            longest = max(map(len, in_order))
-            tokens = torch.tensor([text + [0] * (longest - len(text)) for text in in_order], device=self._policy.device)
-            self._forward(tokens, torch.tensor([len(text) for text in in_order], device=self._policy.device))
-        if told < len(texts):
-            self._to_front(list(texts))
-
-    def _to_front(self, rows: Sequence[int]) -> None:
-        chosen = torch.zeros(len(self._row_of_slot), dtype=torch.bool, device=self._policy.device)
+    def _feed(self, rows: Sequence[int]) -> int:
+        """Move rows that have slots to the front, and append to each what it was told; how many they are."""
+        if not rows:
+            return 0
+        chosen = torch.zeros(len(self._ledgers), dtype=torch.bool, device=self._device)
         chosen[list(rows)] = True
-        self._compact(chosen[self._row_of_slot], len(self._row_of_slot))
+        active, _ = self._compact(chosen[self._row_of_slot], len(self._row_of_slot))
+        texts = [self._ledgers[row][self._known[row] :] for row in self._row_of_slot[:active].tolist()]
+        longest = max(map(len, texts))
+        tokens = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=self._device)
+        self._forward(tokens, torch.tensor([len(text) for text in texts], device=self._device))
+        return active
 
     def _forward(self, tokens: Tensor, lengths: Tensor) -> None:
         """Append `tokens` `[n, t]`, of which `lengths` `[n]` are real, to the first n slots."""
@@ -180,9 +206,12 @@ class TorchSession:
 
     def _run(self, cache: RaggedCache, tokens: Tensor, lengths: Tensor, *, first_slot: int) -> Tensor:
         mask, positions = cache.begin(lengths, width=tokens.shape[1], first_slot=first_slot)
-        hidden = self._policy.hidden_states(
-            tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
+        if self._sampler.fused is not None:
+            hidden = self._sampler.fused.hidden_states(tokens, mask=mask, positions=positions, cache=cache)
+        else:
+            hidden = self._policy.hidden_states(
+                tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            )
         cache.end(lengths, first_slot=first_slot)
         return hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
 
@@ -197,39 +226,44 @@ class TorchSession:
         movers = keep[kept:].nonzero().squeeze(1) + kept
         if len(holes):
             order[holes], order[movers] = movers, holes
-            self._cache.swap(holes, movers)
-            for by_slot in (self._hidden, self._row_of_slot):
-                by_slot[:active] = by_slot[:active][order]
+            self._swap(holes, movers)
         return kept, order[:kept]
 
+    def _swap(self, a: Tensor, b: Tensor) -> None:
+        self._cache.swap(a, b)
+        for by_slot in (self._hidden, self._row_of_slot):
+            by_slot[a], by_slot[b] = by_slot[b], by_slot[a]
 
-def sample_tokens(
-    logits: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """Draw one token a row by inverting the cumulative distribution, which costs one uniform number a row.
 
-    (`torch.multinomial` draws one for every entry of the vocabulary.)
+class _Turn:
+    """What the rows say in one turn. On the device: no step waits for the host but to learn who has ended."""
 
-    Args:
-        logits: `[n, V]` float32.
-        temperature: divides the logits; 0.0 takes the most probable token.
-        generator: the source of chance, on the device of `logits`.
+    def __init__(
+        self, ledgers: Sequence[Sequence[int]], rows: Sequence[int], max_tokens: int, context: int, device: torch.device
+    ) -> None:
+        self._rows = rows
+        room = torch.tensor([min(max_tokens, context - len(ledgers[row])) for row in rows], device=device)
+        self._place = torch.zeros(len(ledgers), dtype=torch.int64, device=device)  # of a row in the tensors below
+        self._place[list(rows)] = torch.arange(len(rows), device=device)
+        self._room = room
+        self._tokens = torch.zeros(len(rows), max_tokens, dtype=torch.int64, device=device)
+        self._logprobs = torch.zeros(len(rows), max_tokens, device=device)
+        self._counts = torch.zeros(len(rows), dtype=torch.int64, device=device)
+        self._stopped = torch.zeros(len(rows), dtype=torch.bool, device=device)
 
-    Returns:
-        tokens `[n]`, and their logprobs `[n]` at the temperature sampled at (at 1.0 for 0.0).
-    """
-    if temperature < 0.0:
-        raise ValueError(f"temperature must not be negative, not {temperature}")
-    if temperature not in (0.0, 1.0):
-        logits = logits / temperature
-    logprobs = torch.log_softmax(logits, dim=-1)
-    if temperature == 0.0:
-        tokens = logits.argmax(-1, keepdim=True)
-    else:
-        cumulative = logprobs.exp().cumsum(-1)
-        total = cumulative[:, -1:]
-        uniform = torch.rand(total.shape, generator=generator, device=logits.device)
-        # Strictly below the total, whatever the rounding: the first entry above it then has positive probability.
-        threshold = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-        tokens = torch.searchsorted(cumulative, threshold, right=True)
-    return tokens.squeeze(1), logprobs.gather(1, tokens).squeeze(1)
+    def append(self, rows: Tensor, tokens: Tensor, logprobs: Tensor, stops: Tensor) -> Tensor:
+        """Note one token for each of `rows` `[n]`; who goes on: `[n]` bool."""
+        place = self._place[rows]
+        count = self._counts[place]
+        self._tokens[place, count], self._logprobs[place, count] = tokens, logprobs
+        self._counts[place] = count + 1
+        self._stopped[place] = stops
+        return ~stops & (count + 1 < self._room[place])
+
+    def completions(self) -> dict[int, Completion]:
+        """By row, in the order in which they were asked."""
+        tokens, logprobs = self._tokens.tolist(), self._logprobs.tolist()
+        found = {}
+        for i, (row, n, stop) in enumerate(zip(self._rows, self._counts.tolist(), self._stopped.tolist(), strict=True)):
+            found[row] = Completion(tokens[i][:n], logprobs[i][:n], "stop" if stop else "length")
+        return found

@@ -24,6 +24,14 @@ class Estimate:
     def __str__(self) -> str:
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
 
+    def as_number(self) -> str:
+        """The same of what is no share."""
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+    def below(self, best: float) -> Estimate:
+        """How far this lies below `best`."""
+        return Estimate(best - self.value, best - self.high, best - self.low)
+
 
 def wilson(successes: int, n: int) -> Estimate:
     """A share of n independent trials with Wilson's score interval, which holds near 0 and 1 as well."""
@@ -64,14 +72,32 @@ def ratio_over_problems(counts: Sequence[float], sizes: Sequence[int], *, seed: 
     share = sum(counts) / sum(sizes)
     if share in (0.0, 1.0):
         return wilson(round(share * len(sizes)), len(sizes))
+    return _bootstrap(counts, sizes, seed=seed)
+
+
+def mean_over_problems(values: Sequence[Sequence[float]], *, seed: int = 0) -> Estimate:
+    """The mean of all values with a bootstrap interval over problems, as in `ratio_over_problems`.
+
+    Where all problems agree the interval is a point: nothing is known of what values there could be besides.
+
+    Args:
+        values: by problem, the values of its answers: `[P][answers]`, none of them empty.
+        seed: of the draws.
+    """
+    if not values or not all(values):
+        raise ValueError("every problem needs at least one value")
+    return _bootstrap([math.fsum(some) for some in values], [len(some) for some in values], seed=seed)
+
+
+def _bootstrap(sums: Sequence[float], sizes: Sequence[int], *, seed: int) -> Estimate:
     rng = np.random.default_rng(seed)
-    a, b = np.asarray(counts, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
+    a, b = np.asarray(sums, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
     drawn = []
     for _ in range(_RESAMPLES // _RESAMPLES_AT_A_TIME):
         rows = rng.integers(len(a), size=(_RESAMPLES_AT_A_TIME, len(a)))
         drawn.append(a[rows].sum(1) / b[rows].sum(1))
     low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
-    return Estimate(share, float(low), float(high))
+    return Estimate(sum(sums) / sum(sizes), float(low), float(high))
 
 
 def ks_up_to(n: int) -> list[int]:

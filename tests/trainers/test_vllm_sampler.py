@@ -1,0 +1,484 @@
+"""vLLM against the trainer's own numbers.
+
+What the sampler does around its engine is tested everywhere, with an engine that is made up. The rest needs vLLM, which
+has an environment of its own: `make test-vllm`.
+"""
+
+import importlib.util
+import math
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainers.batching import Row, microbatches
+from trainers.config import ConfigError
+from trainers.policy import Policy
+from trainers.sampling import TorchSampler, make_sampler
+from trainers.sampling import vllm_sampler as module
+from trainers.sampling.vllm_sampler import Adapter, Drawing, Request, VllmSampler
+from trainers.tiny_model import build_tiny_model, save_model
+from trainers.trajectories import Completion, Trajectory, Turn
+
+HAS_VLLM = importlib.util.find_spec("vllm") is not None
+REAL_MODEL = Path(os.environ.get("LLM_ENVS_MODEL", Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct"))
+
+needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed: make test-vllm")
+# What vLLM and the libraries below it warn of at length is not ours.
+starts_an_engine = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
+
+STOP, END_OF_MODEL, CONTEXT = 38, 3, 64
+LONG = [5 + i % 30 for i in range(40)]  # longer than a block of the cache
+PROMPTS = [LONG, [6, 7, 8], [20]]
+
+
+# --- Around an engine that is made up ---
+
+
+class MadeUpEngine:
+    """Says the row's length, counting up, until STOP or max_tokens; writes down what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Request, Adapter | None]] = []
+        self.loaded: list[int] = []
+        self.folders: list[Path] = []
+        self.is_tempered = True
+        self.is_closed = False
+
+    def add(self, adapter: Adapter) -> None:
+        assert (adapter.folder / "adapter_model.safetensors").exists()
+        self.loaded.append(adapter.number)
+        self.folders.append(adapter.folder)
+
+    def drop(self, adapter: Adapter) -> None:
+        self.loaded.remove(adapter.number)
+
+    def generate(self, requests: Sequence[Request], drawing: Drawing, adapter: Adapter | None) -> list[Completion]:
+        found = []
+        for request in requests:
+            self.asked.append((Request(list(request.tokens), request.max_tokens, request.seed), adapter))
+            n = len(request.tokens)
+            tokens = list(range(n, n + request.max_tokens))
+            if STOP in tokens:
+                tokens = tokens[: tokens.index(STOP) + 1]
+            found.append(module.as_completion(tokens, [-0.5] * len(tokens), drawing))
+        return found
+
+    def logprobs_are_tempered(self) -> bool:
+        return self.is_tempered
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def engine(monkeypatch) -> MadeUpEngine:
+    made_up = MadeUpEngine()
+    monkeypatch.setattr(module, "LocalEngine", lambda *_, **__: made_up)
+    return made_up
+
+
+@pytest.fixture
+def sampler(engine, folders, load_policy) -> VllmSampler:
+    return VllmSampler(load_policy(folders["llama"]), stop_tokens=[STOP], context_length=CONTEXT)
+
+
+def test_every_turn_sends_all_that_was_said(engine, sampler):
+    session = sampler.open([[5, 6], [7]], group_size=2)
+    first = session.sample({0: [], 1: [], 2: [], 3: []}, max_tokens=3)
+    assert [c.tokens for c in first.values()] == [[2, 3, 4], [2, 3, 4], [1, 2, 3], [1, 2, 3]]
+    assert list(session.add([[9, 9, 9]])) == [4]
+    second = session.sample({4: [], 1: [30, 31]}, max_tokens=2)
+    assert {row: c.tokens for row, c in second.items()} == {4: [3, 4], 1: [7, 8]}
+    assert [request.tokens for request, _ in engine.asked[4:]] == [[9, 9, 9], [5, 6, 2, 3, 4, 30, 31]]
+    session.sample({1: [1]}, max_tokens=1)
+    assert engine.asked[-1][0].tokens == [5, 6, 2, 3, 4, 30, 31, 7, 8, 1]
+
+
+def test_a_turn_ends_at_a_stop_token_or_the_context(sampler):
+    session = sampler.open([list(range(36)), [0] * 60, [0] * 63])
+    found = session.sample({0: [], 1: [], 2: []}, max_tokens=8)
+    assert [(c.tokens, c.stop_reason) for c in found.values()] == [
+        ([36, 37, STOP], "stop"),
+        ([60, 61, 62, 63], "length"),
+        ([63], "length"),
+    ]
+    with pytest.raises(ValueError, match="row 1 leaves no room in 64"):
+        session.sample({0: [], 1: []}, max_tokens=8)
+
+
+def test_seeds_differ_by_session_row_and_turn(engine, sampler):
+    for seed in (1, 2, 1):
+        session = sampler.open([[5]], group_size=2, seed=seed)
+        for _ in range(2):
+            session.sample({0: [], 1: []}, max_tokens=1)
+    seeds = [request.seed for request, _ in engine.asked]
+    assert seeds[:4] == seeds[8:]
+    assert len(set(seeds)) == 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_session_keeps_its_adapter_and_unused_ones_are_dropped(engine, sampler, folders, load_policy):
+    policy = load_policy(folders["llama"])
+    assert engine.loaded == [1]
+    old = sampler.open([[5]])
+    sampler.load_adapter(policy)
+    sampler.load_adapter(policy)
+    assert engine.loaded == [1, 3]  # nobody had asked the second one
+    new = sampler.open([[5]])
+    with policy.playing_as(None):
+        sampler.load_adapter(policy)
+    base = sampler.open([[5]])
+    for session in (old, new, base, old):
+        session.sample({0: []}, max_tokens=1)
+    used = [adapter for _, adapter in engine.asked]
+    assert [adapter and adapter.number for adapter in used] == [1, 3, None, 1]
+    assert len({adapter.name for adapter in used if adapter}) == 2
+    del old, session
+    sampler.load_adapter(policy)
+    assert engine.loaded == [3, 4]
+    sampler.close()
+    assert (engine.loaded, engine.is_closed) == ([], True)
+    assert not any(folder.exists() for folder in engine.folders)
+
+
+def test_logprobs_that_vllm_cannot_say_are_nan(engine, sampler):
+    def known(**options: float) -> bool:
+        completion = sampler.open([[5]]).sample({0: []}, max_tokens=2, **options)[0]  # type: ignore[arg-type]
+        assert len(completion.logprobs) == 2
+        return not any(map(math.isnan, completion.logprobs))
+
+    asked = [
+        {},
+        {"temperature": 0.7},
+        {"temperature": 0.0, "top_p": 0.5},
+        {"top_k": 5},
+        {"temperature": 0.7, "top_p": 0.5},
+    ]
+    for engine.is_tempered, expected in (
+        (True, [True, True, True, False, False]),
+        (False, [True, False, True, True, False]),
+    ):
+        assert [known(**options) for options in asked] == expected
+
+
+def test_training_is_refused_where_it_would_learn_from_the_wrong_logprobs(engine, folders, load_policy):
+    policy = load_policy(folders["llama"])
+    engine.is_tempered = False
+    assert make_sampler("vllm", policy, stop_tokens=[STOP], logprobs_at=1.0).shares_weights is False
+    with pytest.raises(ConfigError, match=r"says logprobs at temperature 1, and temperature is 0\.7") as caught:
+        make_sampler("vllm", policy, stop_tokens=[STOP], logprobs_at=0.7)
+    assert "\n" not in str(caught.value)
+    assert engine.is_closed
+
+
+def test_wrong_use_is_refused(sampler, folders, load_policy):
+    policy = load_policy(folders["llama"])
+    session = sampler.open([[5]])
+    with pytest.raises(ValueError, match="stop_tokens is empty"):
+        VllmSampler(policy, stop_tokens=[])
+    with pytest.raises(ValueError, match="64 tokens leaves no room in 64"):
+        sampler.open([[5] * 64])
+    with pytest.raises(ValueError, match="at least one token"):
+        session.add([[]])
+    with pytest.raises(KeyError, match=r"no rows \[1\]"):
+        session.sample({1: []}, max_tokens=1)
+    with pytest.raises(ValueError, match="max_tokens must be at least 1, not 0"):
+        session.sample({0: []}, max_tokens=0)
+    for temperature in (-1.0, 2.5):
+        with pytest.raises(ConfigError, match=f"vLLM samples at temperatures from 0 to 2, not {temperature}"):
+            session.sample({0: []}, max_tokens=1, temperature=temperature)
+
+
+def test_the_name_chooses(engine, folders, load_policy):
+    policy = load_policy(folders["llama"])
+    assert isinstance(make_sampler("torch", policy, stop_tokens=[STOP], logprobs_at=0.5), TorchSampler)
+    assert isinstance(make_sampler("vllm", policy, stop_tokens=[STOP]), VllmSampler)
+    with pytest.raises(ConfigError, match="torch or vllm, not 'abacus'"):
+        make_sampler("abacus", policy, stop_tokens=[STOP])
+
+
+def test_an_unknown_argument_of_a_server(folders, load_policy):
+    with pytest.raises(ConfigError, match="not 'enforce_eager'"):
+        VllmSampler(
+            load_policy(folders["llama"]), stop_tokens=[STOP],
+            arguments={"base_url": "http://localhost:1/v1", "enforce_eager": True},
+        )  # fmt: skip
+
+
+def test_a_server_that_is_not_there(folders, load_policy):
+    policy = load_policy(folders["llama"])
+    for url, said in ((f"http://127.0.0.1:{free_port()}/v1", "ConnectionRefusedError"), ("localhost", "base_url must")):
+        with pytest.raises(ConfigError, match=said) as caught:
+            VllmSampler(policy, stop_tokens=[STOP], arguments={"base_url": url, "retries": 0})
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(HAS_VLLM, reason="vLLM is installed")
+def test_without_vllm_it_is_one_line(folders, load_policy):
+    with pytest.raises(ConfigError, match=r"^sampler=vllm needs vLLM, which is not installed here: [^\n]*$"):
+        make_sampler("vllm", load_policy(folders["llama"]), stop_tokens=[STOP])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# --- With vLLM: what one sampler must do, in this process and behind a server ---
+
+
+@pytest.fixture(scope="module")
+def vllm_folder(tmp_path_factory):
+    """vLLM wants heads at least 32 wide, and its server a tokenizer."""
+    folder = tmp_path_factory.mktemp("for_vllm")
+    texts = [str(number) for number in range(36)]
+    save_model(*build_tiny_model(texts, seed=0, hidden_size=64, num_layers=2, num_heads=2, context_length=128), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base_url(vllm_folder) -> Iterator[str]:
+    port = free_port()
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(vllm_folder), "--host", "127.0.0.1",
+        "--port", str(port), "--dtype", "float32", "--enforce-eager", "--enable-lora", "--max-lora-rank", "8",
+        "--max-model-len", "128", "--logprobs-mode", "processed_logprobs", "--block-size", "32",
+    ]  # fmt: skip
+    environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    server = subprocess.Popen(command, env=environment)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            time.sleep(1)
+            assert server.poll() is None, "the server ended before it served"
+            try:
+                with urllib.request.urlopen(f"{url}/health", timeout=5):
+                    break
+            except OSError:
+                continue
+        yield f"{url}/v1"
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+@pytest.fixture(scope="module", params=["engine", "server"])
+def vllm(request, vllm_folder) -> Iterator[VllmSampler]:
+    arguments: Mapping[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": 2**28}
+    if request.param == "server":
+        arguments = {"base_url": request.getfixturevalue("base_url")}
+    policy = Policy.load(vllm_folder, device="cpu", dtype="float32", lora_rank=4)
+    sampler = VllmSampler(policy, stop_tokens=[STOP], context_length=CONTEXT, arguments=arguments)
+    yield sampler
+    sampler.close()
+
+
+@pytest.fixture
+def make_policy(vllm_folder):
+    """A policy after so many updates of its own: 0 has an idle adapter."""
+
+    def make(updates: int, folder: Path = vllm_folder, *, dtype: str = "float32", scale: float = 0.1) -> Policy:
+        policy = Policy.load(folder, device="cpu", dtype=dtype, lora_rank=4)
+        update(policy, updates, scale=scale)
+        return policy
+
+    return make
+
+
+def update(policy: Policy, number: int, *, scale: float) -> None:
+    generator = torch.Generator().manual_seed(number)
+    with torch.no_grad():
+        for name, parameter in policy.trainable.items():
+            if "lora_B" in name and number:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+
+
+def play(sampler: Any, *, turns: int = 3, group_size: int = 2, max_tokens: int = 5, **options: Any) -> list[Trajectory]:
+    """Episodes of several turns, whose rows leave and are fed other texts."""
+    session = sampler.open(PROMPTS, group_size=group_size, seed=7)
+    played = [Trajectory(seed=number) for number, _ in enumerate(PROMPTS) for _ in range(group_size)]
+    for trajectory in played:
+        trajectory.append_prompt(PROMPTS[trajectory.seed])
+    feeds: dict[int, list[int]] = {row: [] for row in range(len(played))}
+    for turn in range(turns):
+        completions = session.sample(feeds, max_tokens=max_tokens, **options)
+        for row, completion in completions.items():
+            add_turn(played[row], feeds[row], completion)
+        feeds = {row: list(range(25, 25 + (row + turn) % 3)) for row in reversed(feeds) if (row + turn) % 3}
+    return played
+
+
+def add_turn(trajectory: Trajectory, feed: list[int], completion: Completion) -> None:
+    trajectory.append_prompt(feed)
+    trajectory.append_completion(completion)
+    trajectory.turns.append(Turn("", len(completion.tokens), 0.0, completion.stop_reason, "", {}))
+
+
+def gaps(policy: Policy, played: Sequence[Trajectory], *, temperature: float = 1.0) -> torch.Tensor:
+    """By how much the engine's logprobs differ from the trainer's: `[M]`."""
+    rows = [Row(t, [0.0] * len(t.turns), 1.0, group=t.seed) for t in played]
+    [batch] = microbatches(rows, tokens_per_microbatch=100_000)
+    with torch.no_grad():
+        return (batch.sampled_logprobs - policy.logprobs(batch, temperature=temperature)).abs()
+
+
+class TestVllm:
+    pytestmark = starts_an_engine
+
+    def test_logprobs_are_the_trainers_before_and_after_an_update(self, vllm, make_policy):
+        before = make_policy(2)
+        for updates in (0, 1, 2):
+            policy = make_policy(updates)
+            vllm.load_adapter(policy)
+            for temperature in (1.0, 0.7):
+                played = play(vllm, temperature=temperature)
+                assert gaps(policy, played, temperature=temperature).max() < 1e-3
+                assert gaps(before, played, temperature=temperature).max() > 0.1
+            before = policy
+
+    def test_greedy_turns_are_those_of_the_torch_sampler(self, vllm, make_policy):
+        policy = make_policy(3)
+        vllm.load_adapter(policy)
+        found = play(vllm, temperature=0.0)
+        torch_sampler = TorchSampler(policy, stop_tokens=[STOP], context_length=CONTEXT)
+        expected = play(torch_sampler, temperature=0.0)
+        assert [t.tokens for t in found] == [t.tokens for t in expected]
+        assert gaps(policy, found).max() < 1e-3  # at temperature 1
+
+    def test_a_switched_off_adapter_is_the_base_model_and_sessions_keep_theirs(self, vllm, make_policy):
+        policy = make_policy(4)
+        vllm.load_adapter(policy)
+        session = vllm.open([[6, 7, 8]], seed=1)
+        with policy.playing_as(None):
+            vllm.load_adapter(policy)
+            base = play(vllm)
+            assert gaps(policy, base).max() < 1e-3
+        assert gaps(policy, base).max() > 0.1
+        trajectory = Trajectory(seed=0)
+        add_turn(trajectory, [6, 7, 8], session.sample({0: []}, max_tokens=9)[0])
+        assert gaps(policy, [trajectory]).max() < 1e-3
+
+    def test_a_stop_token_ends_the_turn_and_belongs_to_it(self, vllm, make_policy, monkeypatch):
+        vllm.load_adapter(make_policy(5))
+        free = vllm.open([[6, 7]], seed=3).sample({0: []}, max_tokens=20, temperature=2.0)[0]
+        stop = free.tokens[-1] if free.stop_reason == "length" else free.tokens[-2]
+        first = free.tokens.index(stop) + 1
+        monkeypatch.setattr(vllm, "_stop_tokens", (STOP, stop))
+        for max_tokens in (20, first):
+            found = vllm.open([[6, 7]], seed=3).sample({0: []}, max_tokens=max_tokens, temperature=2.0)[0]
+            assert (found.tokens, found.stop_reason) == (free.tokens[:first], "stop")
+            assert len(found.logprobs) == first
+
+    def test_only_our_stop_tokens_end_a_turn(self, vllm, monkeypatch):
+        monkeypatch.setattr(vllm, "_stop_tokens", (STOP,))
+        session = vllm.open([[6]], group_size=16)
+        found = session.sample(dict.fromkeys(range(16), ()), max_tokens=40, temperature=2.0).values()
+        assert any(END_OF_MODEL in c.tokens[:-1] for c in found)
+        assert {c.tokens[-1] == STOP for c in found if c.stop_reason == "stop"} == {True}
+        assert not any(STOP in c.tokens[:-1] for c in found)
+
+    def test_the_context_ends_only_the_rows_that_fill_it(self, vllm, monkeypatch):
+        monkeypatch.setattr(vllm, "_stop_tokens", (1,))
+        session = vllm.open([[5] * 61, [5, 6], [5] * 63])
+        found = session.sample({0: [], 1: [], 2: []}, max_tokens=8, temperature=0.0)
+        assert [len(found[row].tokens) for row in range(3)] == [3, 8, 1]
+        assert {c.stop_reason for c in found.values()} == {"length"}
+
+    def test_the_seed_decides_and_tries_differ(self, vllm):
+        def say(seed: int) -> list[list[int]]:
+            session = vllm.open([[6, 7]], group_size=4, seed=seed)
+            return [c.tokens for c in session.sample(dict.fromkeys(range(4), ()), max_tokens=8).values()]
+
+        assert say(1) == say(1) != say(2)
+        assert len(set(map(tuple, say(1)))) == 4
+
+    def test_top_k_leaves_the_others_out(self, vllm):
+        session = vllm.open([[6, 7]], group_size=8)
+        greedy = vllm.open([[6, 7]]).sample({0: []}, max_tokens=1, temperature=0.0)[0].tokens
+        found = session.sample(dict.fromkeys(range(8), ()), max_tokens=1, temperature=2.0, top_k=1)
+        assert [c.tokens for c in found.values()] == [greedy] * 8
+
+
+@pytest.mark.parametrize("vllm", ["engine"], indirect=True)
+class TestEngine:
+    pytestmark = starts_an_engine
+
+    def test_a_group_shares_its_prompt(self, vllm, make_policy, monkeypatch):
+        vllm.load_adapter(make_policy(6))
+        llm, outputs = vllm._engine._llm, []
+        inner = llm.generate
+        monkeypatch.setattr(llm, "generate", lambda *a, **o: outputs.append(inner(*a, **o)) or outputs[-1])
+        session = vllm.open([LONG], group_size=4)
+        session.sample(dict.fromkeys(range(4), ()), max_tokens=2)
+        assert [output.num_cached_tokens for output in outputs[0]] == [0, 32, 32, 32]
+        vllm.load_adapter(make_policy(7))  # what another adapter computed is of no use
+        vllm.open([LONG]).sample({0: []}, max_tokens=2)
+        assert outputs[1][0].num_cached_tokens == 0
+
+    def test_what_does_not_start_is_one_line(self, vllm, make_policy):
+        for arguments, said in (({"abacus": 1}, "abacus"), ({"max_model_len": 10**6}, "max_model_len")):
+            with pytest.raises(ConfigError, match=said) as caught:
+                VllmSampler(make_policy(0), stop_tokens=[STOP], arguments=arguments)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("vllm", ["server"], indirect=True)
+class TestServer:
+    pytestmark = starts_an_engine
+
+    def test_it_tells_how_the_server_was_begun(self, vllm):
+        assert vllm.knows_logprobs(0.7)
+        assert not vllm.knows_logprobs(0.7, cuts=True)
+
+    def test_what_the_server_does_not_serve(self, vllm, base_url, vllm_folder, tmp_path):
+        policy = Policy.load(vllm_folder, device="cpu", dtype="float32", lora_rank=16)
+        for arguments, said in (
+            ({}, "took no adapter"),  # of such a rank
+            ({"model": "nobody"}, "name the base model"),
+        ):
+            with pytest.raises(ConfigError, match=said) as caught:
+                VllmSampler(policy, stop_tokens=[STOP], arguments={"base_url": base_url, **arguments})
+            assert "\n" not in str(caught.value)
+        with pytest.raises(ConfigError, match="takes 128 tokens, the context has 129"):
+            VllmSampler(policy, stop_tokens=[STOP], context_length=129, arguments={"base_url": base_url})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore")
+@needs_vllm
+@pytest.mark.skipif(
+    not REAL_MODEL.exists(), reason="no model: python -m trainers.gguf --out MODEL, LLM_ENVS_MODEL=MODEL"
+)
+def test_bfloat16_noise_is_small_beside_an_update(record_property):
+    """One engine, its adapter before and after an update."""
+    policy = Policy.load(REAL_MODEL, device="cpu", dtype="bfloat16", lora_rank=32)
+    wrong = Policy.load(REAL_MODEL, device="cpu", dtype="bfloat16", lora_rank=32)
+    sampler = make_sampler(
+        "vllm", policy, stop_tokens=[2], context_length=256, logprobs_at=1.0,
+        arguments={"enforce_eager": True, "kv_cache_memory_bytes": 2**29},
+    )  # fmt: skip
+    for number in (0, 1):
+        update(policy, number, scale=0.05)
+        update(wrong, 1 - number, scale=0.05)
+        sampler.load_adapter(policy)
+        played = play(sampler, turns=2, group_size=4, max_tokens=24)
+        right, off = gaps(policy, played), gaps(wrong, played)
+        record_property(
+            f"adapter {number}", f"{len(right)} tokens: {right.mean():.4f} {right.max():.4f} {off.mean():.4f}"
+        )
+        assert right.mean() < 0.1
+        assert right.max() < 1.0
+        assert off.mean() > 5 * right.mean()
+    sampler.close()

@@ -1,0 +1,8 @@
+"""How good is a model at a text environment? What `llm-envs eval` does: an evaluation that can be gone on with.
+
+`config` (all settings), `players` (who answers), `playing` (problems to records), `summary` (records to estimates).
+"""
+
+from trainers.evaluation.config import EvalConfig
+
+__all__ = ["EvalConfig"]
