@@ -48,7 +48,7 @@ def chat_groups(
         BrokenEnvironmentError: when too many problems in a row cannot be played.
         EndpointRefusedError: when the server refuses all there is.
     """
-    per_wave = max(1, settings.max_rows // settings.group_size)
+    per_wave = len(seeds) if settings.max_rows is None else max(1, settings.max_rows // settings.group_size)
     play = _Chats(pool, speaker, settings, breakage or Breakage(), clock or RolloutClock())
     options = options or [None] * len(seeds)
     for wave, start in enumerate(range(0, len(seeds), per_wave)):

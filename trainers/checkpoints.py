@@ -33,7 +33,8 @@ from trainers.policy import Policy
 MAY_DIFFER = frozenset(
     {
         # Where the run is, how long it goes on and what is kept of it. (How `updates` may differ: `_check_same_run`.)
-        "run_dir", "updates", "save_every", "checkpoints_kept", "record_groups", "track", "resume", "overwrite",
+        "run_dir", "updates", "save_every", "checkpoints_kept", "record_groups", "save_merged", "track",
+        "resume", "overwrite",
         # Evaluation draws nothing that training draws.
         "eval_every", "eval_size", "eval_env_args",
         # How it is computed, which changes no more than how numbers are rounded; with these a run is brought into the
@@ -51,8 +52,8 @@ MUST_AGREE = tuple(field.name for field in fields(TrainConfig) if field.name not
 
 # All that a run writes into its folder.
 _WRITTEN = (
-    "metrics.jsonl", "episodes.jsonl", "config.json", "report.html", "checkpoints", "adapter", "tensorboard",
-    "trackers.json",
+    "metrics.jsonl", "episodes.jsonl", "config.json", "report.html", "checkpoints", "adapter", "merged", "tensorboard",
+    "wandb", "trackers.json",
 )  # fmt: skip
 
 _STATE, _MANIFEST = "trainer_state.pt", "manifest.json"

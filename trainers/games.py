@@ -82,7 +82,7 @@ def play_games(
 ) -> Iterator[Group]:
     """Play `group_size` games of every lineup and yield a group for each seat that the policy had.
 
-    At most `max_rows` seats are under way at once. Of games that do not begin, even when the environment is made again,
+    Of games that do not begin, even when the environment is made again,
     there are no groups; a game that breaks later is `unscorable` for everyone who said something in it.
 
     Args:
@@ -106,8 +106,10 @@ def play_games(
         breakage=breakage or Breakage(), progress=progress or (lambda *_: None), clock=clock or RolloutClock(),
         num_games=len(lineups) * settings.group_size,
     )  # fmt: skip
-    per_wave = max(1, settings.max_rows // (table.num_seats() * settings.group_size))
-    for wave, start in enumerate(range(0, len(lineups), per_wave)):
+    per_wave = len(lineups)
+    if settings.max_rows is not None:
+        per_wave = max(1, settings.max_rows // (table.num_seats() * settings.group_size))
+    for wave, start in enumerate(range(0, len(lineups), per_wave or 1)):
         yield from table.wave(lineups[start : start + per_wave], seed=sampling_seed + wave)
 
 
@@ -393,6 +395,7 @@ class _Table:
         if model != SELF and settings.opponent_temperature is not None:
             temperature = settings.opponent_temperature
         found = self._sessions[model].sample(
-            feeds, max_tokens=settings.max_tokens, temperature=temperature, top_p=settings.top_p, top_k=settings.top_k
-        )
+            feeds, max_tokens=settings.max_tokens, temperature=temperature, top_p=settings.top_p, top_k=settings.top_k,
+            progress=lambda _: self.progress("sampling", self.over, self.num_games),
+        )  # fmt: skip
         return [found[seat.row] for seat in seats if seat.row is not None]

@@ -57,7 +57,8 @@ class RolloutSettings:
     max_tokens: int
     temperature: float
     context_length: int
-    max_rows: int = 512
+    max_rows: int | None = None
+    """Most episodes under way at once; None: all of them, for a sampler holds no more rows in memory than it is told."""
     opponent_temperature: float | None = None
     """Of other models in games of several players; None: `temperature`."""
     top_p: float = 1.0
@@ -100,8 +101,7 @@ def roll_out(
 ) -> Iterator[Group]:
     """Play `group_size` episodes of every problem and yield the groups in order.
 
-    At most `max_rows` episodes are under way at once, so memory does not grow with the batch. Rows of all tasks are
-    sampled together.
+    Rows of all tasks are sampled together.
 
     An environment that fails is no reason to stop. Where an episode does not begin, the environment is made again, up
     to `env_retries` times; then its problem is given up, and there is no group of it, as where its prompt does not fit
@@ -122,13 +122,13 @@ def roll_out(
         BrokenEnvironmentError: when too many problems in a row cannot be played.
         RuntimeError: when the episodes of a group begin differently, which would make every group meaningless.
     """
-    per_wave = max(1, settings.max_rows // settings.group_size)
+    per_wave = len(problems) if settings.max_rows is None else max(1, settings.max_rows // settings.group_size)
     rollout = _Rollout(
         pools, sampler, renderer, settings,
         breakage=breakage or Breakage(), progress=progress or (lambda *_: None), clock=clock or RolloutClock(),
         episodes=len(problems) * settings.group_size,
     )  # fmt: skip
-    for wave, start in enumerate(range(0, len(problems), per_wave)):
+    for wave, start in enumerate(range(0, len(problems), per_wave or 1)):
         yield from rollout.wave(problems[start : start + per_wave], sampling_seed=sampling_seed + wave)
 
 
@@ -230,13 +230,18 @@ class _Rollout:
     def _play(self, session: Session, rows: Sequence[_Row]) -> None:
         settings = self.settings
         feeds: dict[int, list[int]] = {number: [] for number in range(len(rows))}
+
+        def sampled(done: float) -> None:  # later turns begin again where episodes have ended
+            first_turn = not any(row.trajectory.turns for row in rows)
+            self.progress("sampling", self.over + (int(done) if first_turn else 0), self.episodes)
+
         while feeds:
             with self.clock.counting("sampling"):
                 for number, feed in feeds.items():
                     rows[number].trajectory.append_prompt(feed)
                 completions = session.sample(
                     feeds, max_tokens=settings.max_tokens, temperature=settings.temperature,
-                    top_p=settings.top_p, top_k=settings.top_k,
+                    top_p=settings.top_p, top_k=settings.top_k, progress=sampled,
                 )  # fmt: skip
             with self.clock.counting("env"):
                 feeds = self._step_all(rows, completions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -93,7 +94,7 @@ class RunLog:
         text = json.dumps(config_json, indent=2) + "\n"
         self._try(lambda: _write_whole(config.run_dir / "config.json", [text.encode()]))
         start = {"references": known_returns, "commit": commit, "device": device, "versions": versions}
-        self._write(self._metrics, [{"kind": "start", "update": updates_done, **start}])
+        self._write(self._metrics, [{"kind": "start", "update": updates_done, "time": time.time(), **start}])
         first = config.tasks()[0].name
         known = known_returns.get(first, {})
         wanted = known if self._wanted is None else self._wanted

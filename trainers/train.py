@@ -12,6 +12,7 @@ from typing import Any
 from trainers.checkpoints import code_version, prepare_run_dir
 from trainers.config import Interrupted, TrainConfig
 from trainers.evaluate import evaluate
+from trainers.export import save_merged
 from trainers.learn import learn
 from trainers.metrics import evaluation_metrics, records_of, update_metrics
 from trainers.preflight import preflight
@@ -53,6 +54,8 @@ def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
                 run.save()
         run.save()
         run.policy.save_adapter(config.run_dir / "adapter")
+        if config.save_merged:
+            save_merged(run.policy, config.model, config.run_dir / "merged")
     except KeyboardInterrupt:
         _rescue(run, "Interrupted")
         raise Interrupted(config.run_dir) from None

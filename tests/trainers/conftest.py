@@ -180,6 +180,7 @@ class ScriptedSession:
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        progress: Callable[[float], None] | None = None,
     ) -> dict[int, Completion]:
         self.owner.cuts.add((top_p, top_k))
         self.owner.calls.append((set(feeds), max_tokens, temperature))
@@ -188,6 +189,8 @@ class ScriptedSession:
             said = self.owner.say(row, len(self.owner.calls) - 1)
             found[row] = Completion(said, [-0.5] * len(said), "stop" if said[-1] == END else "length")
             self.ledgers[row] += [*feed, *said]
+        if progress is not None:
+            progress(float(len(found)))
         return found
 
 

@@ -300,9 +300,11 @@ def test_how_far_it_is_is_told(scripted, renderer, words):
         EnvPool(CountDown), scripted(lambda row, turn: [STOP]), renderer, seeds=[1, 2], max_rows=2,
         options=[{"left": 2}, {"left": 1}], progress=lambda *now: told.append(now),
     )  # fmt: skip
+    # Two episodes of two turns, then two of one. What the sampler says counts in an episode's first turn.
     assert told == [
-        ("sampling", 0, 4), ("sampling", 0, 4), ("grading", 1, 4), ("grading", 2, 4), ("sampling", 2, 4),
-        ("sampling", 2, 4), ("grading", 3, 4), ("grading", 4, 4), ("sampling", 4, 4),
+        ("sampling", 0, 4), ("sampling", 2, 4), ("sampling", 0, 4),
+        ("sampling", 0, 4), ("grading", 1, 4), ("grading", 2, 4), ("sampling", 2, 4),
+        ("sampling", 2, 4), ("sampling", 4, 4), ("grading", 3, 4), ("grading", 4, 4), ("sampling", 4, 4),
     ]  # fmt: skip
 
 

@@ -52,7 +52,9 @@ def test_the_files(config):
     log.start(0, KNOWN, versions={"torch": "2.13"}, commit="abc1234", device="cpu")
     log.evaluation(0, {"return_mean": 0.5, "verdict_wrong": 1.0})
     log.update(1, METRICS, records(5))
-    assert lines(config, "metrics.jsonl") == [
+    [start, *others] = lines(config, "metrics.jsonl")
+    assert abs(start.pop("time") - time.time()) < 60
+    assert [start, *others] == [
         {
             "kind": "start", "update": 0, "references": KNOWN, "commit": "abc1234", "device": "cpu",
             "versions": {"torch": "2.13"},

@@ -22,6 +22,7 @@ import torch
 from trainers.batching import Row, microbatches
 from trainers.config import ConfigError
 from trainers.policy import Policy
+from trainers.rendering import Renderer
 from trainers.sampling import TorchSampler, make_sampler
 from trainers.sampling import vllm_sampler as module
 from trainers.sampling.vllm_sampler import Adapter, Drawing, Request, VllmSampler
@@ -251,7 +252,7 @@ def vllm_folder(tmp_path_factory):
 def base_url(vllm_folder) -> Iterator[str]:
     port = free_port()
     command = [
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(vllm_folder), "--host", "127.0.0.1",
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(vllm_folder), "--host", "127.0.0.1",
         "--port", str(port), "--dtype", "float32", "--enforce-eager", "--enable-lora", "--max-lora-rank", "8",
         "--max-model-len", "128", "--logprobs-mode", "processed_logprobs", "--block-size", "32",
     ]  # fmt: skip
@@ -300,22 +301,31 @@ def update(policy: Policy, number: int, *, scale: float) -> None:
     generator = torch.Generator().manual_seed(number)
     with torch.no_grad():
         for name, parameter in policy.trainable.items():
-            if "lora_B" in name and number:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * (scale if number else 0.0))
 
 
-def play(sampler: Any, *, turns: int = 3, group_size: int = 2, max_tokens: int = 5, **options: Any) -> list[Trajectory]:
-    """Episodes of several turns, whose rows leave and are fed other texts."""
-    session = sampler.open(PROMPTS, group_size=group_size, seed=7)
-    played = [Trajectory(seed=number) for number, _ in enumerate(PROMPTS) for _ in range(group_size)]
+def play(
+    sampler: Any,
+    prompts: Sequence[list[int]] = PROMPTS,
+    feed: Sequence[int] = (25, 26, 27),
+    *,
+    turns: int = 3,
+    group_size: int = 2,
+    max_tokens: int = 5,
+    **options: Any,
+) -> list[Trajectory]:
+    """Episodes of several turns, whose rows leave and are fed more or less of a text."""
+    session = sampler.open(prompts, group_size=group_size, seed=7)
+    played = [Trajectory(seed=number) for number, _ in enumerate(prompts) for _ in range(group_size)]
     for trajectory in played:
-        trajectory.append_prompt(PROMPTS[trajectory.seed])
+        trajectory.append_prompt(prompts[trajectory.seed])
     feeds: dict[int, list[int]] = {row: [] for row in range(len(played))}
     for turn in range(turns):
         completions = session.sample(feeds, max_tokens=max_tokens, **options)
         for row, completion in completions.items():
             add_turn(played[row], feeds[row], completion)
-        feeds = {row: list(range(25, 25 + (row + turn) % 3)) for row in reversed(feeds) if (row + turn) % 3}
+        feeds = {row: list(feed[: row + turn]) for row in reversed(feeds) if (row + turn) % 3}
     return played
 
 
@@ -450,7 +460,7 @@ class TestServer:
             with pytest.raises(ConfigError, match=said) as caught:
                 VllmSampler(policy, stop_tokens=[STOP], arguments={"base_url": base_url, **arguments})
             assert "\n" not in str(caught.value)
-        with pytest.raises(ConfigError, match="takes 128 tokens, the context has 129"):
+        with pytest.raises(ConfigError, match="takes 128 tokens and the context has 129"):
             VllmSampler(policy, stop_tokens=[STOP], context_length=129, arguments={"base_url": base_url})
 
 
@@ -459,25 +469,27 @@ class TestServer:
 @pytest.mark.filterwarnings("ignore")
 @needs_vllm
 @pytest.mark.skipif(
-    not REAL_MODEL.exists(), reason="no model: python -m trainers.gguf --out MODEL, LLM_ENVS_MODEL=MODEL"
+    not REAL_MODEL.exists(), reason="python -m trainers.gguf --out MODEL makes a model, LLM_ENVS_MODEL=MODEL names it"
 )
 def test_bfloat16_noise_is_small_beside_an_update(record_property):
     """One engine, its adapter before and after an update."""
-    policy = Policy.load(REAL_MODEL, device="cpu", dtype="bfloat16", lora_rank=32)
-    wrong = Policy.load(REAL_MODEL, device="cpu", dtype="bfloat16", lora_rank=32)
+    policy, wrong = (Policy.load(REAL_MODEL, device="cpu", dtype="bfloat16", lora_rank=32) for _ in range(2))
+    renderer = Renderer.from_pretrained(str(REAL_MODEL))
     sampler = make_sampler(
-        "vllm", policy, stop_tokens=[2], context_length=256, logprobs_at=1.0,
+        "vllm", policy, stop_tokens=renderer.stop_tokens, context_length=256, logprobs_at=1.0,
         arguments={"enforce_eager": True, "kv_cache_memory_bytes": 2**29},
     )  # fmt: skip
+    questions = ("Name three animals.", "What is 17 times 3?", "Tell me a story about a lighthouse.")
+    prompts = [renderer.prompt([{"role": "user", "content": question}]) for question in questions]
+    follow_up = renderer.continuation([{"role": "user", "content": "Go on."}], stopped=False)
     for number in (0, 1):
-        update(policy, number, scale=0.05)
-        update(wrong, 1 - number, scale=0.05)
+        update(policy, number, scale=0.1)
+        update(wrong, 1 - number, scale=0.1)
         sampler.load_adapter(policy)
-        played = play(sampler, turns=2, group_size=4, max_tokens=24)
+        played = play(sampler, prompts, follow_up, turns=2, group_size=4, max_tokens=24)
         right, off = gaps(policy, played), gaps(wrong, played)
-        record_property(
-            f"adapter {number}", f"{len(right)} tokens: {right.mean():.4f} {right.max():.4f} {off.mean():.4f}"
-        )
+        found = f"{len(right)} tokens: mean {right.mean():.4f}, max {right.max():.4f}; the other {off.mean():.4f}"
+        record_property(f"adapter_{number}", found)
         assert right.mean() < 0.1
         assert right.max() < 1.0
         assert off.mean() > 5 * right.mean()

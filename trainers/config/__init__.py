@@ -46,7 +46,7 @@ class TrainConfig(RunningOptions, LearningOptions, LossOptions, CreditOptions, S
             ConfigError: naming the first setting that cannot work.
         """
         self.check_sampling()
-        self.check_credit()
+        self.check_credit(max_tokens=self.max_tokens)
         self.check_loss(has_full_support=self.has_full_support)
         self.check_learning()
         self.check_running()

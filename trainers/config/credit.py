@@ -33,9 +33,9 @@ class CreditOptions:
     overlong_penalty: float = 1.0
     """With overlong=penalize: what an answer of max_tokens loses."""
     overlong_buffer: int = 64
-    """With overlong=penalize: how many tokens before max_tokens the penalty begins to grow from 0."""
+    """With overlong=penalize: how many tokens before max_tokens the penalty begins to grow from 0; at most max_tokens."""
 
-    def check_credit(self) -> None:
+    def check_credit(self, *, max_tokens: int) -> None:
         """Raises:
         ConfigError: naming the first setting that cannot work.
         """  # noqa: D205, D212
@@ -48,3 +48,7 @@ class CreditOptions:
             raise ConfigError(f"discount must lie above 0 and not above 1, not {self.discount}")
         positive(self, ("overlong_buffer",))
         not_negative(self, ("overlong_penalty",))
+        if self.overlong == "penalize" and self.overlong_buffer > max_tokens:
+            raise ConfigError(
+                f"overlong_buffer is {self.overlong_buffer}, more tokens than an answer may have: max_tokens is {max_tokens}"
+            )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trainers.config.checks import at_least_one, not_negative, one_of, positive
+from trainers.config.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,5 +52,7 @@ class LearningOptions:
         at_least_one(self, ("lora_rank", "lora_alpha", "tokens_per_microbatch"))
         positive(self, ("learning_rate", "adam_eps", "max_grad_norm"))
         not_negative(self, ("warmup_updates",))
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise ConfigError(f"adam_betas must lie from 0 to below 1, not {' '.join(map(str, self.adam_betas))}")
         one_of(self, "schedule", ("constant", "linear"))
         one_of(self, "attention", ("auto", "sdpa", "eager"))

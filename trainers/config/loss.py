@@ -25,7 +25,8 @@ class LossOptions:
     as a mere weight, so that no token loses its gradient (cispo); one clipped ratio for a whole sequence (gspo); or no
     ratio at all (reinforce)."""
     clip_low: float = 0.2
-    """A ratio below 1 - clip_low is clipped. (For gspo use something like 3e-4.)"""
+    """A ratio below 1 - clip_low is clipped. (For gspo use something like 3e-4; the paper of
+    cispo has no such bound: clip_low=1.)"""
     clip_high: float = 0.2
     """A ratio above 1 + clip_high is clipped; DAPO has 0.28. (For gspo something like 4e-4, for cispo 4.)"""
     dual_clip: float | None = None
@@ -40,7 +41,8 @@ class LossOptions:
     """Where that is taken from."""
     kl_estimator: KLEstimator = "k1"
     """Of the divergence at a sampled token, with r its log-ratio to the base: r (k1), r^2/2 (k2), e^-r - 1 + r (k3).
-    As a loss k1 has no gradient to speak of: use k2, whose gradient is the divergence's, or k3."""
+    As part of the reward use k1. As a loss k1 has no gradient to speak of: use k2, whose gradient is that of the
+    divergence from the policy to the base, or k3, whose gradient is that of the other direction."""
     correction: Correction = "auto"
     """Tokens are sampled by one policy and trained as another's where the two are computed differently. Weigh them by
     the ratio, cut at correction_limit (truncate), or leave out those beyond it (mask). auto: truncate where the sampler
@@ -48,7 +50,7 @@ class LossOptions:
     correction_level: Level = "token"
     """Of that ratio: each token's, or its answer's whole product."""
     correction_limit: float = 2.0
-    """The largest weight."""
+    """The largest weight, at least 1."""
     minibatches: int = 1
     """Optimizer steps a batch, each on its share of the groups."""
     epochs: int = 1
@@ -65,6 +67,10 @@ class LossOptions:
         one_of(self, "correction", get_args(Correction))
         one_of(self, "correction_level", get_args(Level))
         positive(self, ("clip_low", "clip_high", "correction_limit"))
+        if self.correction_limit < 1:
+            raise ConfigError(
+                f"correction_limit must be at least 1, the weight where two policies agree, not {self.correction_limit}"
+            )
         not_negative(self, ("kl_coef",))
         at_least_one(self, ("minibatches", "epochs"))
         if self.clip_low > 1:

@@ -12,6 +12,8 @@ from trainers.config.tasks import Repeated
 
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
+_SEEDS = 2**31
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunningOptions:
@@ -33,6 +35,8 @@ class RunningOptions:
     """How many checkpoints are kept: the newest."""
     record_groups: int = 1
     """Of so many groups an update everything that was said goes to episodes.jsonl, for the report."""
+    save_merged: bool = False
+    """At the end also write merged/: the base model with the adapter in its weights, for what reads no adapters."""
     track: Annotated[tuple[TrackerName, ...], Repeated] = ()
     """Send metrics to tensorboard, wandb or trackio, too; give the option again for several."""
     seed: int = 0
@@ -48,6 +52,8 @@ class RunningOptions:
         """  # noqa: D205, D212
         at_least_one(self, ("updates", "eval_size", "checkpoints_kept"))
         not_negative(self, ("eval_every", "save_every", "seed", "record_groups"))
+        if self.seed >= _SEEDS:
+            raise ConfigError(f"seed must be below {_SEEDS}, not {self.seed}: runs of larger ones would share problems")
         unknown = [name for name in self.track if name not in get_args(TrackerName)]
         if unknown:
             raise ConfigError(f"track must be one of {', '.join(get_args(TrackerName))}, not {unknown[0]!r}")

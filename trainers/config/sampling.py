@@ -65,6 +65,8 @@ class SamplingOptions:
             raise ConfigError(f"max_staleness is 0 or 1, not {self.max_staleness}")
         if self.sampling_device and not self.max_staleness:
             raise ConfigError("sampling_device needs max_staleness=1: else one device would wait for the other")
+        if self.sampling_device and self.sampler != "torch":
+            raise ConfigError(f"sampling_device is for sampler=torch; {self.sampler} has sampler_args")
 
     def parsed_sampler_args(self) -> dict[str, Any]:
         """`sampler_args` as a dictionary."""

@@ -16,13 +16,15 @@ from pathlib import Path
 import gymnasium as gym
 import torch
 
+from trainers.batching import Row, microbatches
 from trainers.config import TrainConfig
+from trainers.optimizer import MasterAdam
 from trainers.policy import Policy
 from trainers.preflight import preflight
 from trainers.recipes.cli import run_recipe
 from trainers.rollouts import messages_of
 from trainers.sampling import TorchSampler
-from trainers.trajectories import Completion
+from trainers.trajectories import Trajectory, Turn
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,21 @@ class Config:
     max_tokens: int = 256
     learning_rate: float = 4e-5
     lora_rank: int = 32
-    prompts_at_a_time: int = 32
-    """Prompts in one pass of the sampler: less needs less memory."""
-    rows_at_a_time: int = 16
-    """Rows in one backward pass: less needs less memory."""
+    max_rows: int = 512
+    """Answers that are sampled at once: less needs less memory."""
+    tokens_per_microbatch: int = 16_384
+    """Tokens in one backward pass: less needs less memory."""
     seed: int = 0
 
 
 def main(config: Config) -> None:
     """Run the loop."""
     # Refuse what cannot work before anything is loaded.
-    renderer, context_length = preflight(
+    checked = preflight(
         TrainConfig(
             model=config.model,
-            env=config.env,
-            env_args=config.env_args,
+            env=(config.env,),
+            env_args=(config.env_args,),
             groups_per_batch=config.groups_per_batch,
             group_size=config.group_size,
             max_tokens=config.max_tokens,
@@ -66,12 +68,13 @@ def main(config: Config) -> None:
 
     # A frozen base model with a LoRA adapter, and a sampler that shares its weights.
     policy = Policy.load(config.model, lora_rank=config.lora_rank, seed=config.seed)
-    sampler = TorchSampler(policy, stop_tokens=renderer.stop_tokens, context_length=context_length)
+    renderer = checked.renderer
+    sampler = TorchSampler(
+        policy, stop_tokens=renderer.stop_tokens, context_length=checked.context_length, max_rows=config.max_rows
+    )
 
     # Adam steps on float32 copies of the adapter: its steps are too small for bfloat16.
-    parameters = list(policy.trainable.values())
-    masters = [p.detach().float().clone() for p in parameters]
-    optimizer = torch.optim.Adam(masters, lr=config.learning_rate, betas=(0.9, 0.95), eps=1e-8)
+    optimizer = MasterAdam(policy.trainable, learning_rate=config.learning_rate)
 
     env_args = json.loads(config.env_args)
     envs = [gym.make(config.env, **env_args) for _ in range(config.groups_per_batch * config.group_size)]
@@ -89,52 +92,48 @@ def main(config: Config) -> None:
             prompts.append(renderer.prompt(messages_of(*starts[0])))
 
         # Sample: group_size answers to each question, as tokens with their logprobs.
-        completions: list[Completion] = []
-        for start in range(0, len(prompts), config.prompts_at_a_time):
-            part = prompts[start : start + config.prompts_at_a_time]
-            seed = hash((config.seed, update, start)) % 2**31
-            session = sampler.open(part, group_size=config.group_size, seed=seed)
-            first_turn = dict.fromkeys(range(len(part) * config.group_size), ())
-            completions += session.sample(first_turn, max_tokens=config.max_tokens).values()
+        session = sampler.open(prompts, group_size=config.group_size, seed=hash((config.seed, update)) % 2**31)
+        completions = session.sample(dict.fromkeys(range(len(envs)), ()), max_tokens=config.max_tokens)
 
         # Grade: the environment sees text. An answer that it failed to judge counts nowhere.
         rewards = []
-        for env, completion in zip(envs, completions, strict=True):
-            _, reward, terminated, _, info = env.step(renderer.action(completion.tokens))
+        trajectories = []
+        for row, env in enumerate(envs):
+            action = renderer.action(completions[row].tokens)
+            _, reward, terminated, _, info = env.step(action)
             assert terminated, "this loop is for single-turn environments; rl_basic plays longer ones"
-            rewards.append(float("nan") if info.get("verdict") == "unscorable" else float(reward))
+            verdict = str(info.get("verdict", ""))
+            rewards.append(float("nan") if verdict == "unscorable" else float(reward))
+            trajectory = Trajectory(seed=update)
+            trajectory.append_prompt(prompts[row // config.group_size])
+            trajectory.append_completion(completions[row])
+            length, stop = len(completions[row].tokens), completions[row].stop_reason
+            trajectory.turns.append(Turn(action, length, float(reward), stop, verdict, {}))
+            trajectories.append(trajectory)
 
         # Centre: an answer is as good as it is better than the others to the same question. A group without any
         # difference teaches nothing.
         returns = torch.tensor(rewards).view(config.groups_per_batch, config.group_size)  # [P, G]
         advantage = (returns - returns.nanmean(1, keepdim=True)).nan_to_num(0.0).flatten()  # [P * G]
         learn_from = (advantage.abs() > 1e-6).nonzero().flatten().tolist()
-        num_tokens = sum(len(completions[row].tokens) for row in learn_from)
+        num_tokens = sum(trajectories[row].num_action_tokens for row in learn_from)
+        rows = [
+            Row(trajectories[row], [float(advantage[row])], 1 / num_tokens, group=row // config.group_size)
+            for row in learn_from
+        ]
 
-        # Update: raise the probability of the tokens of better answers, lower that of the worse.
-        for start in range(0, len(learn_from), config.rows_at_a_time):
-            rows = learn_from[start : start + config.rows_at_a_time]
-            texts = [prompts[row // config.group_size] + completions[row].tokens for row in rows]
-            tokens = torch.zeros(len(rows), max(map(len, texts)), dtype=torch.int64)  # [B, T]
-            is_action = torch.zeros_like(tokens, dtype=torch.bool)  # [B, T]
-            for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
-                tokens[i, : len(text)] = torch.tensor(text)
-                is_action[i, len(text) - len(completions[row].tokens) : len(text)] = True
-            sampled = torch.tensor([p for row in rows for p in completions[row].logprobs])  # [N]
-            weight = torch.cat([advantage[row].expand(len(completions[row].tokens)) for row in rows])  # [N]
-
-            logprobs = policy.logprobs(tokens.to(policy.device), is_action.to(policy.device))  # [N]
-            ratio = (logprobs - sampled.to(policy.device)).exp()  # 1, but for rounding: the sampler is the policy
-            loss = -(ratio * weight.to(policy.device)).sum() / num_tokens
+        # Update: raise the probability of the tokens of better answers, lower that of the worse. The prompt of a group
+        # stands once in a microbatch, with its answers behind it.
+        for microbatch in microbatches(rows, tokens_per_microbatch=config.tokens_per_microbatch):
+            batch = microbatch.to(policy.device)
+            logprobs = policy.logprobs(batch)  # [M]
+            ratio = (logprobs - batch.sampled_logprobs).exp()  # 1, but for rounding: the sampler is the policy
+            loss = -(ratio * batch.advantages * batch.weights).sum()
             loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.collect()  # in float32: a sum of many in bfloat16 would lose the small ones
 
         if learn_from:
-            for master, parameter in zip(masters, parameters, strict=True):
-                master.grad, parameter.grad = parameter.grad.float(), None  # type: ignore[union-attr]
             optimizer.step()
-            with torch.no_grad():
-                for master, parameter in zip(masters, parameters, strict=True):
-                    parameter.copy_(master)
 
         print(
             f"update {update + 1}/{config.updates}  mean reward {returns.nanmean():.3f}  "

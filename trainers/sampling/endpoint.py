@@ -183,6 +183,7 @@ class Endpoint:
             parts.append(part)
             if time.monotonic() > deadline:
                 raise TimeoutError("the answer took too long")
+        response.close()  # `read1` leaves it open at its end, and then the connection takes no other request
         data = b"".join(parts)
         if response.will_close:
             connection.close()

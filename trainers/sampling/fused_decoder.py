@@ -1,20 +1,19 @@
 """A decoder of the Llama family in few, large matrix products: what sampling one token a row spends its time on.
 
 transformers computes a layer with a LoRA adapter in 21 products, most of them so small that starting them costs more
-than they do. Here they are 8: layers that read the same input are one, the adapter's first matrices among them.
+than they do. Here they are 8 (or 12 that read weights in their best layout): layers that read the same input are one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainers.policy import Policy
 from trainers.sampling.attention import attend
+from trainers.sampling.joined_linear import JoinedLinear, is_plain
 from trainers.sampling.ragged_cache import RaggedCache
 
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -27,7 +26,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 class FusedDecoder:
     """Computes what `policy.decoder` computes, for sampling: without gradients, into a `RaggedCache`.
 
-    The base weights are not copied: the policy's become views of the joined ones. The adapter's are, by `refresh`.
+    Call `refresh` before a series of passes: it takes over the adapter.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -37,7 +36,9 @@ class FusedDecoder:
         self._rotary: nn.Module = decoder.rotary_emb
         self._norm: nn.Module = decoder.norm
         self._layers = [_Layer(layer, policy.config) for layer in decoder.layers]
+        self._products = [product for layer in self._layers for product in layer.products]
         self._seen: tuple[object, ...] = ()
+        self._held: list[Tensor] = []
 
     @classmethod
     def of(cls, policy: Policy) -> FusedDecoder | None:
@@ -45,18 +46,29 @@ class FusedDecoder:
         if getattr(policy.config, "model_type", "") not in _FAMILIES:
             return None
         decoder = cast("Any", policy.decoder)
-        if not all(_is_plain(module) for layer in decoder.layers for group in _linears(layer) for module in group):
+        if not all(is_plain(module) for layer in decoder.layers for group in _linears(layer) for module in group):
             return None
         fused = cls(policy)
         return fused if fused._agrees() else None
 
-    def refresh(self) -> None:
-        """Take over the policy's adapter if it is another one than the last time, or the same with other values."""
-        seen = self._fingerprint()
-        if seen != self._seen:
-            for layer in self._layers:
-                layer.refresh()
-            self._seen = seen
+    def refresh(self) -> bool:
+        """Take over the policy's adapter if it is another one than the last time, or the same with other values.
+
+        Returns False where the adapter has become one that cannot be computed here.
+        """
+        if not all(product.can_refresh() for product in self._products):
+            return False
+        matrices = [matrix for product in self._products for matrix in product.matrices()]
+        # Equal only if the adapter is: which tensors it is made of (they are held, so that no other gets their address),
+        # how often each was written to, and how it is scaled.
+        seen = (*((m.data_ptr(), m._version) for m in matrices), *(product.scales() for product in self._products))
+        if seen != self._seen or not self._held:
+            for product in self._products:
+                product.refresh()
+            self._seen, self._held = seen, [m.detach() for m in matrices]
+        for product in self._products:
+            product.switch()
+        return True
 
     def hidden_states(self, tokens: Tensor, *, mask: Tensor, positions: Tensor, cache: RaggedCache) -> Tensor:
         """Last hidden states `[n, t, H]` of `tokens` `[n, t]`, which are appended to `cache` (see its `begin`)."""
@@ -66,11 +78,6 @@ class FusedDecoder:
         for number, layer in enumerate(self._layers):
             hidden = layer(hidden, cos, sin, mask, cache, number)
         return cast("Tensor", self._norm(hidden))
-
-    def _fingerprint(self) -> tuple[object, ...]:
-        """Equal only if the adapter is: which tensors it is made of, and how often each was written to."""
-        parameters = [p for layer in self._layers for p in layer.adapter()]
-        return (*((p.data_ptr(), p._version) for p in parameters), *(layer.is_on for layer in self._layers))
 
     @torch.inference_mode()
     def _agrees(self) -> bool:
@@ -82,6 +89,7 @@ class FusedDecoder:
         lengths = torch.full((2,), 12, device=policy.device)
         mask, positions = cache.begin(lengths, width=12, first_slot=0)
         with policy.playing_as(None):  # an adapter would magnify rounding
+            self.refresh()
             expected = policy.hidden_states(tokens)
             found = self.hidden_states(tokens, mask=mask, positions=positions, cache=cache)
         error = float((found - expected).float().norm() / expected.float().norm())
@@ -94,7 +102,7 @@ class _Layer:
     def __init__(self, layer: Any, config: Any) -> None:
         attention = layer.self_attn
         self._before_attention, self._before_mlp = layer.input_layernorm, layer.post_attention_layernorm
-        self._qkv, self._out, self._gate_up, self._down = (_Joined(group) for group in _linears(layer))
+        self._qkv, self._out, self._gate_up, self._down = (JoinedLinear(group) for group in _linears(layer))
         self._head_size = int(attention.head_dim)
         self._query_heads = int(config.num_attention_heads)
         self._key_heads = int(config.num_key_value_heads)
@@ -103,19 +111,8 @@ class _Layer:
         self._key_norm: nn.Module | None = getattr(attention, "k_norm", None)
         self._activation: nn.Module = layer.mlp.act_fn
 
-    def adapter(self) -> list[Tensor]:
-        return [p for joined in self._products for p in joined.adapter()]
-
     @property
-    def is_on(self) -> bool:
-        return self._qkv.is_on
-
-    def refresh(self) -> None:
-        for joined in self._products:
-            joined.refresh()
-
-    @property
-    def _products(self) -> tuple[_Joined, ...]:
+    def products(self) -> tuple[JoinedLinear, ...]:
         return self._qkv, self._out, self._gate_up, self._down
 
     def __call__(
@@ -137,64 +134,6 @@ class _Layer:
         return hidden + self._down(self._activation(gate) * up)
 
 
-class _Joined:
-    """Linear layers that read the same input, as one product, and one more for what their adapters add.
-
-    `weight` is `[O + R, I]`: the layers' weights and below them their first LoRA matrices, so that one product gives
-    outputs `[N, O]` and what the second matrices read `[N, R]`. These stand on the diagonal of `up` `[R, O]`.
-    """
-
-    def __init__(self, modules: Sequence[Any]) -> None:
-        self._modules = modules
-        bases: list[nn.Linear] = [getattr(module, "base_layer", module) for module in modules]
-        self._adapted = [module if hasattr(module, "base_layer") else None for module in modules]
-        ranks = [0 if m is None else m.lora_A[m.active_adapters[0]].out_features for m in self._adapted]
-        outs = [base.out_features for base in bases]
-        self._size, rank = sum(outs), sum(ranks)
-        first = bases[0].weight
-        self._weight = first.new_zeros(self._size + rank, first.shape[1])
-        self._up = first.new_zeros(rank, self._size)
-        row, down = 0, self._size
-        self._slices: list[tuple[slice, slice, slice]] = []  # of its outputs, its A in weight, its B in up
-        for base, out, r in zip(bases, outs, ranks, strict=True):
-            rows = slice(row, row + out)
-            self._weight[rows] = base.weight.detach()
-            base.weight.data = self._weight[rows]
-            self._slices.append((rows, slice(down, down + r), slice(down - self._size, down - self._size + r)))
-            row, down = row + out, down + r
-        biases = [b.bias if b.bias is not None else b.weight.new_zeros(b.out_features) for b in bases]
-        self._bias = torch.cat([b.detach() for b in biases]) if any(b.bias is not None for b in bases) else None
-        self.is_on = False
-
-    def adapter(self) -> list[Tensor]:
-        """The adapters' matrices."""
-        return [
-            matrix[module.active_adapters[0]].weight
-            for module in self._adapted
-            if module is not None
-            for matrix in (module.lora_A, module.lora_B)
-        ]
-
-    @torch.inference_mode()
-    def refresh(self) -> None:
-        for module, (outs, downs, ups) in zip(self._adapted, self._slices, strict=True):
-            if module is not None:
-                name = module.active_adapters[0]
-                self._weight[downs] = module.lora_A[name].weight
-                self._up[ups, outs] = module.lora_B[name].weight.t() * module.scaling[name]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        flat = x.flatten(0, -2)
-        self.is_on = bool(len(self._up)) and not any(m is not None and m.disable_adapters for m in self._adapted)
-        if not self.is_on:
-            return F.linear(flat, self._weight[: self._size], self._bias).view(*x.shape[:-1], self._size)
-        both = F.linear(flat, self._weight)
-        found = torch.addmm(both[:, : self._size], both[:, self._size :], self._up)
-        if self._bias is not None:
-            found += self._bias
-        return found.view(*x.shape[:-1], self._size)
-
-
 def _linears(layer: Any) -> tuple[tuple[Any, ...], ...]:
     """A layer's linear layers, those that read the same input together."""
     attention, mlp = layer.self_attn, layer.mlp
@@ -203,23 +142,6 @@ def _linears(layer: Any) -> tuple[tuple[Any, ...], ...]:
         (attention.o_proj,),
         (mlp.gate_proj, mlp.up_proj),
         (mlp.down_proj,),
-    )
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """True for an ordinary linear layer, with or without one ordinary LoRA adapter."""
-    from peft.tuners.lora import Linear as LoraLinear
-
-    if type(module) is nn.Linear:
-        return True
-    return (
-        type(module) is LoraLinear
-        and type(module.base_layer) is nn.Linear
-        and len(module.active_adapters) == 1
-        and not module.fan_in_fan_out
-        and not module.merged
-        and not module.lora_variant
-        and module.lora_B[module.active_adapters[0]].bias is None
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -12,6 +12,7 @@ from trainers.policy import Policy
 from trainers.sampling.attention import KERNEL
 from trainers.sampling.draw import sample_tokens
 from trainers.sampling.fused_decoder import FusedDecoder
+from trainers.sampling.packed_linear import packed_head
 from trainers.sampling.ragged_cache import RaggedCache
 from trainers.trajectories import Completion
 
@@ -20,6 +21,9 @@ _PREFILL_TOKENS = 16_384
 
 # New rows begin when so large a share of the places is free: few passes over prompts, few places that stand empty.
 _FREE_SHARE = 8
+
+# Progress is told every so many tokens of a row, for it asks the device.
+_STEPS_UNTOLD = 8
 
 
 class TorchSampler:
@@ -51,6 +55,7 @@ class TorchSampler:
         self.max_rows = max_rows
         self.stop_tokens = torch.tensor(list(stop_tokens), device=policy.device)
         self.fused = FusedDecoder.of(policy)
+        self.head = packed_head(policy.lm_head)
 
     def open(self, prompts: Sequence[Sequence[int]], *, group_size: int = 1, seed: int = 0) -> TorchSession:
         """Start `len(prompts) * group_size` rows; equal prompts are computed once."""
@@ -107,6 +112,7 @@ class TorchSession:
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        progress: Callable[[float], None] | None = None,
     ) -> dict[int, Completion]:
         """Append tokens to rows, then sample a completion for each (see `Session.sample`)."""
         gone = [row for row in feeds if not 0 <= row < len(self._ledgers)]
@@ -120,13 +126,14 @@ class TorchSession:
         with self._computing():
             waiting = [row for row in feeds if row not in self._known]
             active = self._feed([row for row in feeds if row in self._known])
+            steps = 0
             while active or waiting:
                 free = self._sampler.max_rows - active
                 if waiting and (not active or free >= min(len(waiting), -(-self._sampler.max_rows // _FREE_SHARE))):
                     begun, waiting = waiting[:free], waiting[free:]
                     self._begin(begun, active)
                     active += len(begun)
-                logits = self._policy.lm_head(self._hidden[:active])
+                logits = self._sampler.head(self._hidden[:active])
                 token, logprob = sample_tokens(
                     logits, temperature=temperature, top_p=top_p, top_k=top_k, generator=self._generator
                 )
@@ -138,6 +145,9 @@ class TorchSession:
                     token = token[order]
                 if active:
                     self._forward(token.unsqueeze(1), torch.ones_like(token))
+                steps += 1
+                if progress is not None and steps % _STEPS_UNTOLD == 0:
+                    progress(turn.done())
         found = turn.completions()
         for row, completion in found.items():
             self._ledgers[row] += completion.tokens
@@ -146,10 +156,11 @@ class TorchSession:
         return found
 
     def _computing(self) -> AbstractContextManager[None]:
-        if self._sampler.fused is None:
-            return self._policy.attention(KERNEL)
-        self._sampler.fused.refresh()
-        return nullcontext()
+        """What to compute in: the fused decoder with the adapter as it is now, or transformers' own."""
+        if self._sampler.fused is not None and self._sampler.fused.refresh():
+            return nullcontext()
+        self._sampler.fused = None
+        return self._policy.attention(KERNEL)
 
     def _begin(self, rows: Sequence[int], active: int) -> None:
         """Compute rows that have no slot, and put them behind the active ones. Equal ledgers are computed once."""
@@ -259,6 +270,11 @@ class _Turn:
         self._counts[place] = count + 1
         self._stopped[place] = stops
         return ~stops & (count + 1 < self._room[place])
+
+    def done(self) -> float:
+        """How many rows are done, those under way by the share of their room that they have filled."""
+        ended = self._stopped | (self._counts >= self._room)
+        return float(torch.where(ended, 1.0, self._counts / self._room).sum())
 
     def completions(self) -> dict[int, Completion]:
         """By row, in the order in which they were asked."""

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -207,8 +207,11 @@ class VllmSession:
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        progress: Callable[[float], None] | None = None,
     ) -> dict[int, Completion]:
         """Append tokens to rows, then sample a completion for each (see `Session.sample`).
+
+        The engine says nothing until all rows are done, and so does `progress`.
 
         The seed of a row's turn depends on the session's seed, the row and the turn, not on the company. An engine
         rounds differently in different company, so the same seed gives the same tokens in most cases only.
@@ -238,6 +241,8 @@ class VllmSession:
         for row, completion in found.items():
             self._ledgers[row] += completion.tokens
             self._turns[row] += 1
+        if progress is not None:
+            progress(float(len(found)))
         return found
 
 
