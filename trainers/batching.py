@@ -1,10 +1,11 @@
-"""Trajectories to tensors: the prompt of a group once, its answers behind it, no padding, a bounded number of tokens."""
+"""Trajectories to tensors: the prompt of a group once, its answers behind it, no padding, few enough tokens."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class Microbatch:
 
     def to(self, device: torch.device) -> Microbatch:
         """The same on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
@@ -91,9 +92,7 @@ class Row:
     group: int
 
 
-def microbatches(
-    rows: Sequence[Row], *, tokens_per_microbatch: int, share_prefix: bool = True
-) -> Iterator[Microbatch]:
+def microbatches(rows: Sequence[Row], *, tokens_per_microbatch: int, share_prefix: bool = True) -> Iterator[Microbatch]:
     """Cut rows into microbatches of at most `tokens_per_microbatch` tokens.
 
     Members of a group stay together as far as they fit, so that their prompt is computed once. The longest come first:
@@ -101,7 +100,9 @@ def microbatches(
     """
     bundles = sorted(_bundles(rows, tokens_per_microbatch, share_prefix), key=lambda b: b.size, reverse=True)
     while bundles:
-        room, taken, left = tokens_per_microbatch, [], []
+        room = tokens_per_microbatch
+        taken: list[_Bundle] = []
+        left: list[_Bundle] = []
         for bundle in bundles:  # the largest that still fits, again and again
             if bundle.size <= room or not taken:
                 taken.append(bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Batch:
         broken: what could not be played.
         clock: where the time went.
         drawn: where in the order of problems the next batch begins.
+        episodes: how many there were to be, those that could not begin included.
     """
 
     groups: list[Group]
@@ -37,6 +39,7 @@ class Batch:
     broken: list[Broken]
     clock: RolloutClock
     drawn: dict[str, Any]
+    episodes: int = 0
 
 
 @dataclass
@@ -64,10 +67,10 @@ class Collector:
     def collect(self, update: int, *, progress: Progress | None = None) -> Batch:
         """The batch of update number `update`, counted from 0.
 
-        Where groups without spread are to be replaced (dynamic sampling, after DAPO: Yu et al., 2025, arXiv:2503.14476),
-        further problems are drawn, as many as are missing at the rate at which they had spread so far, until
-        `groups_per_batch` groups have it or `dynamic_sampling` times more were drawn; these are then learnt from, and
-        no more of them.
+        Where groups without spread are to be replaced (dynamic sampling, after DAPO: Yu et al., 2025,
+        arXiv:2503.14476), further problems are drawn, as many as are missing at the rate at which they had spread so
+        far, until `groups_per_batch` groups have it or `dynamic_sampling` times more were drawn. So many are then
+        learnt from: those with spread first, and others only where there is something to be learnt from them, too.
 
         Raises:
             BrokenEnvironmentError: when too many problems in a row cannot be played.
@@ -87,13 +90,12 @@ class Collector:
             rate = max(found, 0.5) / drawn
             count = min(math.ceil((wanted - found) / rate), wanted, most - drawn)
         if drawn > wanted:
-            taught = [g for g, spread in zip(batch.groups, batch.credit.has_spread, strict=True) if spread]
-            if taught:
-                credit = self._credit(taught[:wanted])
-                batch.credit = Credit(
-                    credit.trajectories, credit.advantages, credit.group_numbers, batch.credit.has_spread, credit.masked
-                )
+            whole = batch.credit
+            first = sorted(range(len(batch.groups)), key=lambda number: not whole.has_spread[number])[:wanted]
+            taught = self._credit([batch.groups[number] for number in sorted(first)])
+            batch.credit = dataclasses.replace(taught, has_spread=whole.has_spread, masked=whole.masked)
         batch.broken, batch.drawn = self.breakage.take(), self.mix.state_dict()
+        batch.episodes = drawn * self.settings.group_size
         return batch
 
     def _credit(self, groups: Sequence[Group]) -> Credit:
@@ -123,4 +125,4 @@ class Collector:
 
 def _sampling_seed(seed: int, update: int) -> int:
     """A seed for each update, so that a resumed run samples what the uninterrupted one would have."""
-    return (seed * 1_000_003 + update) * 1_009_009
+    return (seed * 1_000_003 + update) * 1_009_009 % 2**62

@@ -45,12 +45,15 @@ def learn(
     update: int,
     corrects: bool,
     before_step: Callable[[], None] = lambda: None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda *_: None,
 ) -> Learned:
     """Take the optimizer steps of one batch: `epochs` times `minibatches` of them.
 
+    Of several, all or none: whatever is raised between them, policy and optimizer are then what they were.
+
     The policy of the ratio is the one that sampled. With `corrects` it is the trainer's own view of that policy, before
-    the first step, and what the two differ in is made up for by weights (see `corrections`).
+    the first step, and what the two differ in is made up for by weights (see `corrections`): the decoupled objective of
+    Hilton et al. (2021, arXiv:2110.00641).
 
     Args:
         policy: is changed.
@@ -66,11 +69,17 @@ def learn(
         return Learned()
     step = _Step(policy, config, credit, corrects=corrects, progress=progress)
     optimizer.set_learning_rate(config.learning_rate_at(update))
+    before = optimizer.copied_state() if config.minibatches * config.epochs > 1 else None
     norms = []
-    for numbers in _minibatches(credit, config, update):
-        step.backward(numbers, optimizer)
-        before_step()
-        norms.append(optimizer.step(max_grad_norm=config.max_grad_norm))
+    try:
+        for numbers in _minibatches(credit, config, update):
+            step.backward(numbers, optimizer)
+            before_step()
+            norms.append(optimizer.step(max_grad_norm=config.max_grad_norm))
+    except BaseException:
+        if before is not None:
+            optimizer.load_state_dict(before)
+        raise
     found = step.metrics(steps=len(norms))
     found["grad_norm"] = sum(norms) / len(norms)
     found["optimizer_steps"] = float(len(norms))
@@ -108,19 +117,18 @@ class _Step:
         self._lengths = torch.tensor([t.num_action_tokens for t in credit.trajectories])  # [B]
         self._sums: dict[str, float] = {}
         self._tokens = 0
+        self._compared = 0
         self._seen = 0
-        self._passes = config.epochs
         self.token_advantages: dict[int, Tensor] = {}
         everything = range(len(credit.trajectories))
-        several = config.minibatches * config.epochs > 1
+        recomputes = corrects and config.minibatches * config.epochs > 1  # a single step has them from its own pass
+        self._passes = config.epochs + bool(config.kl_coef) + recomputes
         self._base: dict[int, Tensor] = {}
         self._old: dict[int, Tensor] = {}
         if config.kl_coef:
-            self._passes += 1
             with policy.playing_as(None):
                 self._base = self._logprobs(everything)
-        if corrects and several:  # with a single step, they are the pass of that step
-            self._passes += 1
+        if recomputes:
             self._old = self._logprobs(everything)
         # One minus the other, so that a batch's mean price is 0.
         self._mean_kl = 0.0
@@ -131,7 +139,7 @@ class _Step:
 
     def backward(self, numbers: Sequence[int], optimizer: MasterAdam) -> None:
         """Add the gradients of one minibatch."""
-        config = self._config
+        config, is_first = self._config, self._tokens == 0
         for batch in self._cut(numbers):
             logprobs = self._policy.logprobs(batch, temperature=config.temperature)
             sampled, weights, old = batch.sampled_logprobs, batch.weights, batch.sampled_logprobs
@@ -148,7 +156,7 @@ class _Step:
             optimizer.collect()
             self._tokens += len(logprobs)
             self._count("loss", float(loss.detach()))
-            self._count("logprob_gap", float((logprobs.detach() - sampled).abs().sum()))
+            self._compare(old if self._corrects else logprobs.detach(), sampled, is_first=is_first)
             self._count("clipped_share", float(found.clipped.sum()))
             self.token_advantages |= _split(advantages, batch)
             self._advance(batch)
@@ -171,11 +179,16 @@ class _Step:
         self._count("correction_share", float(is_bounded(weights, limit=config.correction_limit).sum()))
         return weights
 
+    def _compare(self, trained: Tensor, sampled: Tensor, *, is_first: bool) -> None:
+        """Note how far sampler and trainer lie apart, while they still mean the same policy: before the first step."""
+        if is_first or self._corrects:
+            self._count("logprob_gap", float((trained - sampled).abs().sum()))
+            self._compared += len(sampled)
+
     def metrics(self, *, steps: int) -> dict[str, float]:
         """Means over all sampled tokens that were trained on, each as often as it was; of the loss, over the steps."""
-        found = {
-            name: value / (steps if name == "loss" else max(1, self._tokens)) for name, value in self._sums.items()
-        }
+        counts = {"loss": steps, "logprob_gap": self._compared}
+        found = {name: value / max(1, counts.get(name, self._tokens)) for name, value in self._sums.items()}
         if self._config.loss in ("importance_sampling", "reinforce"):
             found.pop("clipped_share", None)
         return found | ({"kl": self._mean_kl} if self._config.kl_coef else {})
@@ -212,7 +225,7 @@ class _Step:
 def _split(values: Tensor, batch: Microbatch) -> dict[int, Tensor]:
     """`[M]` values of a microbatch's sampled tokens, by trajectory."""
     lengths = torch.bincount(batch.rows, minlength=len(batch.numbers)).tolist()
-    return dict(zip(batch.numbers, values.detach().split(lengths), strict=True))
+    return dict(zip(batch.numbers, torch.split(values.detach(), lengths), strict=True))
 
 
 def _gather(by_trajectory: Mapping[int, Tensor], batch: Microbatch) -> Tensor:

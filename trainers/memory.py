@@ -15,12 +15,15 @@ from trainers.trajectories import Completion, Trajectory, Turn
 # So much of the memory is left to what nobody counts.
 _RESERVE = 0.1
 
+# Of a weight of the adapter: its master, two moments and a gradient, in float32.
+_OPTIMIZER_BYTES = 4 * 4
+
 
 def dry_run(policy: Policy, config: TrainConfig, *, prompt_tokens: int, context_length: int) -> None:
     """Compute the largest microbatch that may come, forward and back, beside the keys and values of a full sampler.
 
-    An answer may have all of `max_tokens`; an episode of many turns may fill the context, which is taken as its length
-    where the sampler could not hold `max_rows` rows of it, too.
+    An answer may have all of `max_tokens`. How many turns an episode may have nobody knows beforehand, so of a game of
+    many turns only the first is tried, though in microbatches as full as they may be.
 
     Args:
         policy: gets no gradient from it.
@@ -42,8 +45,9 @@ def dry_run(policy: Policy, config: TrainConfig, *, prompt_tokens: int, context_
                 f"{rows} rows of {longest} tokens need {needed / 2**30:.1f} GiB of keys and values to be sampled, and "
                 f"{free / 2**30:.1f} GiB are free: use --max-rows {max(1, fitting)} or fewer"
             )
-        if policy.device.type != "cpu":  # between rollouts the allocator keeps it
-            cache = torch.empty(needed, dtype=torch.uint8, device=policy.device)
+        if policy.device.type != "cpu":  # between rollouts the allocator keeps it, and the optimizer what it is to need
+            of_optimizer = sum(_OPTIMIZER_BYTES * p.numel() for p in policy.trainable.values())
+            cache = torch.empty(needed + of_optimizer, dtype=torch.uint8, device=policy.device)
     try:
         _largest_pass(policy, config, prompt_tokens=prompt_tokens, longest=longest)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -60,19 +64,22 @@ def dry_run(policy: Policy, config: TrainConfig, *, prompt_tokens: int, context_
 
 def _largest_pass(policy: Policy, config: TrainConfig, *, prompt_tokens: int, longest: int) -> None:
     tokens = [(7 * i) % 97 % int(policy.config.vocab_size) for i in range(longest)]
-    rows = []
+    rows: list[Row] = []
     size = 0
     most = config.groups_per_batch * config.group_size
-    while len(rows) < most and (not rows or size + longest <= config.tokens_per_microbatch):
+    while len(rows) < most:
         group = len(rows) // config.group_size
         shared = config.share_prefix and len(rows) % config.group_size
+        own = longest - prompt_tokens if shared else longest
+        if rows and size + own > config.tokens_per_microbatch:
+            break
+        size += own
         trajectory = Trajectory(seed=0)
         trajectory.append_prompt(tokens[:prompt_tokens])
         answer = tokens[prompt_tokens:]
         trajectory.append_completion(Completion(answer, [0.0] * len(answer), "length"))
         trajectory.turns.append(Turn("", len(answer), 0.0, "length", "", {}))
         rows.append(Row(trajectory, [1.0], 1.0, group))
-        size += len(answer) if shared else longest
     for batch in microbatches(
         rows, tokens_per_microbatch=config.tokens_per_microbatch, share_prefix=config.share_prefix
     ):

@@ -11,10 +11,14 @@ from trainers.evaluate import summarize
 from trainers.games import SELF
 from trainers.learn import Learned
 from trainers.rendering import Renderer
+from trainers.rollouts import unscorable_because
 from trainers.trajectories import Group, Trajectory, token_record
 
+# What a verdict `unscorable` is called among what broke: the environment did answer, so it is not broken.
+_UNSCORABLE = unscorable_because({}).partition(":")[0]
 
-def update_metrics(batch: Batch, learned: Learned) -> dict[str, float]:
+
+def update_metrics(batch: Batch, learned: Learned, *, group_size: int) -> dict[str, float]:
     """The figures of an update; those of each environment under its name where there are several."""
     # In a game of several players it may be over before the policy said anything: that is not its doing.
     everything = [t for group in batch.groups for t in group.trajectories if t.turns]
@@ -29,9 +33,8 @@ def update_metrics(batch: Batch, learned: Learned) -> dict[str, float]:
         "groups": float(len(batch.groups)),
         **learned.metrics,
     }
-    episodes = len(everything) + sum(not broken.began for broken in batch.broken)
-    if batch.broken:
-        found["broken_share"] = len(batch.broken) / max(1, episodes)
+    if broken := _broken_episodes(batch, group_size):
+        found["broken_share"] = broken / batch.episodes
     if batch.credit.masked:
         found["masked_share"] = batch.credit.masked / max(1, len(everything))
     if batch.clock.sampling_seconds > 0:
@@ -60,6 +63,11 @@ def _by_task(played: Mapping[str, Sequence[Trajectory]]) -> dict[str, float]:
     return found
 
 
+def _broken_episodes(batch: Batch, group_size: int) -> int:
+    """How many raised something, or could not begin: those of a problem that was given up are a whole group."""
+    return sum(1 if b.began else group_size for b in batch.broken if not b.reason.startswith(_UNSCORABLE))
+
+
 def _returns_by_opponent(groups: Sequence[Group]) -> dict[str, float]:
     """Mean return against each kind of opponent, and in self-play for each seat."""
     returns: dict[str, list[float]] = {}
@@ -73,11 +81,16 @@ def _returns_by_opponent(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def records_of(batch: Batch, learned: Learned, renderer: Renderer, config: TrainConfig) -> list[dict[str, Any]]:
-    """The episodes of the first `record_groups` groups, as JSON values."""
+    """The episodes of the first `record_groups` groups, as JSON values.
+
+    In self-play each game is of two groups, one for either seat; it is recorded with the first.
+    """
     tasks = {task.name: task for task in config.tasks()}
     number = {id(trajectory): n for n, trajectory in enumerate(batch.credit.trajectories)}
     records = []
-    for i, group in enumerate(batch.groups[: config.record_groups]):
+    first_seats = {id(group.games or group): group for group in reversed(batch.groups)}
+    chosen = [group for group in batch.groups if first_seats[id(group.games or group)] is group]
+    for i, group in enumerate(chosen[: config.record_groups]):
         task = tasks[group.task]
         common = {"group": i, "env": task.env_id, "env_args": dict(task.args)}
         if group.games:

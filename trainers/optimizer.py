@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,10 +43,16 @@ class MasterAdam:
                 parameter.grad = None
 
     def step(self, *, max_grad_norm: float | None = None) -> float:
-        """Take one step with the gradients so far, clear them, and return their norm."""
+        """Take one step with the gradients so far, clear them, and return their norm.
+
+        Where that is not a finite number there is no step: it would spoil the adapter for good.
+        """
         self.collect()
         gradients = [m.grad for m in self._masters.values() if m.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            self._adam.zero_grad(set_to_none=True)
+            return norm
         if max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(list(self._masters.values()), max_grad_norm, torch.tensor(norm))
         self._adam.step()
@@ -62,6 +70,10 @@ class MasterAdam:
     def state_dict(self) -> dict[str, Any]:
         """Masters and moments, for `torch.save`."""
         return {"masters": self._masters, "adam": self._adam.state_dict()}
+
+    def copied_state(self) -> dict[str, Any]:
+        """`state_dict` as it is now, whatever steps follow."""
+        return copy.deepcopy(self.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore masters and moments, and give the parameters the masters' values.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trainers import prefix_attention
 from trainers.batching import Microbatch, Row, microbatches
@@ -69,6 +71,7 @@ class Policy:
         self.decoder = cast("Callable[..., Any]", causal_lm.get_decoder())
         self.lm_head = cast("nn.Linear", causal_lm.get_output_embeddings())
         self._attention = attention
+        self._checkpointed: list[Any] = []
         prefix_attention.register()
         cached_attention.register()
 
@@ -186,7 +189,7 @@ class Policy:
 
     def packed_hidden_states(self, batch: Microbatch) -> Tensor:
         """Last hidden states `[N, H]` of a microbatch's tokens."""
-        with self.attention(prefix_attention.kernel(self._attention, batch)):
+        with self.attention(prefix_attention.kernel(self._attention, batch)), self._checkpointing():
             found = self.decoder(
                 input_ids=batch.tokens[None],
                 position_ids=batch.positions[None],
@@ -196,19 +199,39 @@ class Policy:
         return cast("Tensor", found.last_hidden_state[0])
 
     def checkpoint_gradients(self) -> None:
-        """From now on keep only the input of each layer for the backward pass, and compute the rest again there."""
+        """From now on `logprobs` keeps only the input of each layer for the backward pass, which computes the rest
+        again."""  # noqa: D205, D209
         from transformers.modeling_layers import GradientCheckpointingLayer
 
-        self.model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-        for module in self.model.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.training = True  # itself, not what is in it: dropout stays off
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            # When a layer is computed again the model may be set to another kernel.
+            return nullcontext(), self.attention(self.config._attn_implementation)
+
+        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        self._checkpointed = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        if not self._checkpointed:
+            raise ValueError(f"{type(self.model.get_base_model()).__name__} has no layers that can be checkpointed")
+        for layer in self._checkpointed:
+            layer._gradient_checkpointing_func, layer.gradient_checkpointing = again, True
+
+    @contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """Let the layers know for a while: where there is a cache they would forget it."""
+        try:
+            for layer in self._checkpointed:
+                layer.training = True  # itself, not what is in it: dropout stays off
+            yield
+        finally:
+            for layer in self._checkpointed:
+                layer.training = False
 
     def twin(self, device: torch.device | None = None) -> Policy:
         """A policy of its own with an adapter of its own; on the same device base weights are shared."""
         place = self.device if device is None else device
-        shared = {id(p): p for p in self.model.parameters() if not p.requires_grad} if place == self.device else {}
-        return Policy(copy.deepcopy(self.model, shared).to(place), attention=self._attention)  # type: ignore[arg-type]
+        shared: dict[int, Any] = (
+            {id(p): p for p in self.model.parameters() if not p.requires_grad} if place == self.device else {}
+        )
+        return Policy(copy.deepcopy(self.model, shared).to(place), attention=self._attention)
 
     def take_adapter(self, other: Policy) -> None:
         """Copy another policy's adapter."""
@@ -263,6 +286,6 @@ def _check_packing(policy: Policy) -> None:
             raise ValueError(f"{name} does not hand over what its attention needs: not supported yet") from error
         alone = [policy.hidden_states(torch.tensor([tokens], device=policy.device))[0] for tokens in ledgers]
     expected = torch.cat([alone[number][2 : len(ledgers[number]) - 1] for number in batch.numbers])
-    error = float((packed - expected).float().norm() / expected.float().norm())
-    if not error < _TOLERANCE.get(policy.dtype, 0.0):
+    gap = float((packed - expected).float().norm() / expected.float().norm())
+    if not gap < _TOLERANCE.get(policy.dtype, 0.0):
         raise ValueError(f"{name} has an attention of its own: not supported yet")

@@ -40,7 +40,7 @@ def register() -> None:
 
 
 def _matmul_kernel(
-    module: nn.Module,
+    module: nn.Module,  # noqa: ARG001
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -50,11 +50,11 @@ def _matmul_kernel(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    return _over_segments(_by_matmul, module, query, key, value, microbatch, scaling), None
+    return _over_segments(_ByMatmul, query, key, value, microbatch, scaling), None
 
 
 def _sdpa_kernel(
-    module: nn.Module,
+    module: nn.Module,  # noqa: ARG001
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -64,12 +64,11 @@ def _sdpa_kernel(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    return _over_segments(_by_sdpa, module, query, key, value, microbatch, scaling), None
+    return _over_segments(_BySdpa, query, key, value, microbatch, scaling), None
 
 
 def _over_segments(
     kernel: Any,
-    module: nn.Module,  # noqa: ARG001
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -88,7 +87,7 @@ def _over_segments(
     return torch.cat(parts).index_select(0, microbatch.order)[None]
 
 
-class _by_matmul:
+class _ByMatmul:
     """Scores are held whole. On a CPU faster than torch's kernel, forward and back, as long as rows are short."""
 
     @staticmethod
@@ -114,7 +113,10 @@ class _by_matmul:
         own_q = q.index_select(0, places).view(b, length, groups, -1, size).permute(2, 0, 3, 1, 4) * scale
         own_q = own_q.reshape(groups * b, -1, size)  # [groups * b, heads / groups * L, D]
         own_k, own_v = (
-            x.index_select(0, places).view(b, length, groups, size).permute(2, 0, 1, 3).reshape(groups * b, length, size)
+            x.index_select(0, places)
+            .view(b, length, groups, size)
+            .permute(2, 0, 1, 3)
+            .reshape(groups * b, length, size)
             for x in (k, v)
         )
         scores = torch.bmm(own_q, own_k.transpose(1, 2)).view(groups * b, -1, length, length)
@@ -131,7 +133,7 @@ class _by_matmul:
         return found.reshape(b * length, heads, size)
 
 
-class _by_sdpa:
+class _BySdpa:
     """torch's kernel, which holds no scores: for long rows, and on a GPU."""
 
     @staticmethod
@@ -148,7 +150,9 @@ class _by_sdpa:
         """`[b * L, heads, D]`: every token sees the prefix `[P, groups, D]`, and its branch up to itself."""
         b, length = segment.places.shape
         places = segment.places.flatten()
-        own_q, own_k, own_v = (x.index_select(0, places).unflatten(0, (b, length)).transpose(1, 2) for x in (q, k, v))
+        own_q, own_k, own_v = (
+            x.index_select(0, places).view(b, length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v)
+        )
         if not len(prefix_k):
             found = F.scaled_dot_product_attention(own_q, own_k, own_v, is_causal=True, scale=scale, enable_gqa=True)
             return found.transpose(1, 2).flatten(0, 1)

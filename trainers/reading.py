@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from trainers.batching import microbatches
 from trainers.optimizer import MasterAdam
-from trainers.policy import token_logprobs
 from trainers.rendering import Renderer
 from trainers.rollouts import TextEnv, messages_of
 from trainers.trajectories import Completion, Trajectory, Turn
@@ -87,11 +87,12 @@ class Reader:
         """Read one batch of transcripts; its loss in nats a token."""
         batch = self._transcripts(self.steps_done)
         total = sum(trajectory.num_action_tokens for trajectory in batch)
-        everything = [[1.0] * len(trajectory.turns) for trajectory in batch]
+        decoder, head = self._model.get_decoder(), self._model.get_output_embeddings()
         loss = 0.0
-        for part in microbatches(batch, everything, tokens_per_microbatch=self._tokens_per_microbatch):
-            decoder, head = self._model.get_decoder(), self._model.get_output_embeddings()
-            mean = -token_logprobs(decoder, head, part.tokens, part.is_action).sum() / total
+        for tokens, is_action in _padded(batch, self._tokens_per_microbatch):
+            # Token t is predicted from position t - 1. The head learns as well, which it does not in `token_logprobs`.
+            hidden = decoder(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1][is_action[:, 1:]]  # [M, H]
+            mean = F.cross_entropy(head(hidden).float(), tokens[is_action], reduction="none").sum() / total
             mean.backward()  # type: ignore[no-untyped-call]
             loss += float(mean.detach())
         self._optimizer.set_learning_rate(self._learning_rate * self._schedule())
@@ -114,3 +115,19 @@ class Reader:
     def _schedule(self) -> float:
         cosine = 0.5 * (1.0 + math.cos(math.pi * self.steps_done / self.steps))
         return min(1.0, (self.steps_done + 1) / _WARMUP_STEPS) * cosine
+
+
+def _padded(rows: Sequence[Trajectory], limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens `[B, T]`, padded on the right, where a causal model never looks, and which of them are actions.
+
+    Rows of like length stand together; at most `limit` tokens, if one row has no more.
+    """
+    ordered = sorted(rows, key=lambda row: len(row.tokens), reverse=True)
+    while ordered:
+        longest = len(ordered[0].tokens)
+        count = max(1, limit // longest)
+        part, ordered = ordered[:count], ordered[count:]
+        yield (
+            torch.tensor([row.tokens + [0] * (longest - len(row.tokens)) for row in part]),
+            torch.tensor([row.is_action + [False] * (longest - len(row.tokens)) for row in part]),
+        )

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
+import random
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from safetensors import SafetensorError
 
 from trainers.checkpoints import CheckpointError, newest_state, restore_rng, save_checkpoint
 from trainers.collect import Collector
 from trainers.config import ConfigError, TrainConfig
+from trainers.config.checks import one_line
 from trainers.environments import Breakage, EnvMix
+from trainers.export import save_merged
 from trainers.memory import dry_run
 from trainers.opponents import OpponentPool
 from trainers.optimizer import MasterAdam
-from trainers.policy import Policy
+from trainers.policy import Policy, choose_device
 from trainers.preflight import Checked
 from trainers.rendering import Renderer
 from trainers.rollouts import RolloutSettings
@@ -67,12 +72,29 @@ class Run:
             self.log.say(str(error))
             return None
 
+    def export(self) -> None:
+        """Write the trained adapter, and where that is wanted the whole model with the adapter in it.
+
+        Raises:
+            CheckpointError: when they cannot be written.
+        """
+        folder = self.config.run_dir / "adapter"
+        try:
+            self.policy.save_adapter(folder)
+            if self.config.save_merged:
+                folder = self.config.run_dir / "merged"
+                save_merged(self.policy, self.config.model, folder)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{folder} could not be written: {one_line(error)}") from error
+
     def close(self) -> None:
-        """Give back what it holds."""
-        self.schedule.close()
-        self.sampler.close()
-        self.eval_sampler.close()
-        self.mix.close()
+        """Give back what it holds, all of it though some of it should not want to go."""
+        with ExitStack() as last:  # in reverse
+            last.callback(self.mix.close)
+            last.callback(self.sampler.close)
+            if self.eval_sampler is not self.sampler:
+                last.callback(self.eval_sampler.close)
+            last.callback(self.schedule.close)
 
 
 def open_run(config: TrainConfig, checked: Checked, log: RunLog) -> Run:
@@ -95,6 +117,8 @@ def open_run(config: TrainConfig, checked: Checked, log: RunLog) -> Run:
     if config.opponent_shares():
         opponents = OpponentPool(policy, config.opponent_shares(), kept=config.past_kept)
     mix = EnvMix.of(config)
+    random.seed(config.seed)  # nothing here draws from these two, but an environment's libraries may; torch is seeded
+    np.random.seed(config.seed)  # noqa: NPY002
     if state:
         optimizer.load_state_dict(state["optimizer"])
         mix.load_state_dict(state["drawn"])
@@ -107,15 +131,14 @@ def open_run(config: TrainConfig, checked: Checked, log: RunLog) -> Run:
     )
     sampler: Sampler = of_trainer
     if config.sampler != "torch" or config.max_staleness:
-        place = torch.device(config.sampling_device) if config.sampling_device else None
         sampler = make_sampler(
             config.sampler,
-            policy.twin(place) if config.sampler == "torch" else policy,
+            _twin(policy, config) if config.sampler == "torch" else policy,
             stop_tokens=renderer.stop_tokens,
             context_length=context,
             max_rows=config.max_rows,
             arguments=config.parsed_sampler_args(),
-            logprobs_at=None if config.loss == "reinforce" else config.temperature,
+            logprobs_at=config.temperature if _needs_logprobs(config) else None,
         )
     settings = RolloutSettings(
         group_size=config.group_size, max_tokens=config.max_tokens, temperature=config.temperature,
@@ -144,6 +167,21 @@ def _load_policy(config: TrainConfig, *, adapter: Path | None, dtype: str) -> Po
     if config.gradient_checkpointing:
         policy.checkpoint_gradients()
     return policy
+
+
+def _twin(policy: Policy, config: TrainConfig) -> Policy:
+    """What samples while the other one is trained."""
+    try:
+        return policy.twin(choose_device(config.sampling_device) if config.sampling_device else None)
+    except RuntimeError as error:  # no such device, or one that is full
+        where = f"sampling_device {config.sampling_device!r}" if config.sampling_device else "max_staleness"
+        raise ConfigError(f"{where}: no model can be put there: {str(error).splitlines()[0]}") from error
+
+
+def _needs_logprobs(config: TrainConfig) -> bool:
+    """Whether training asks under what probabilities tokens were sampled."""
+    corrects = config.has_full_support and config.correction != "none"
+    return config.loss != "reinforce" or config.kl_coef > 0 or corrects
 
 
 def known_returns(mix: EnvMix, *, several_players: bool) -> dict[str, dict[str, float]]:

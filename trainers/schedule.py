@@ -48,9 +48,7 @@ class Ahead:
         adapter: where a run goes on: what its first batch is to be sampled from; None: the policy as it is.
     """
 
-    def __init__(
-        self, collector: Collector, policy: Policy, *, updates: int, adapter: Adapter | None = None
-    ) -> None:
+    def __init__(self, collector: Collector, policy: Policy, *, updates: int, adapter: Adapter | None = None) -> None:
         self._collector = collector
         self._policy = policy
         self._updates = updates
@@ -58,6 +56,7 @@ class Ahead:
         self._sampled_from: dict[int, Adapter] = {}  # by update, of the present and of the next
         self._thread: threading.Thread | None = None
         self._found: Batch | BaseException | None = None
+        self._at: tuple[str, int, int] | None = None
         self._is_cancelled = False
 
     def collect(self, update: int, *, progress: Progress | None = None) -> Batch:
@@ -66,10 +65,11 @@ class Ahead:
             self._load(update)
             batch = self._collector.collect(update, progress=progress)
         else:
-            batch = self._join()
+            batch = self._join(progress)
         self._sampled_from = {n: adapter for n, adapter in self._sampled_from.items() if n >= update}
+        self._load(update + 1)  # after the last one as well: the run may be gone on with
         if update + 1 < self._updates:
-            self._load(update + 1)
+            self._at = None
             self._thread = threading.Thread(target=self._run, args=(update + 1,), name="sampling", daemon=True)
             self._thread.start()
         return batch
@@ -79,7 +79,7 @@ class Ahead:
         return {"adapter": self._sampled_from.get(updates_done)}
 
     def close(self) -> None:
-        """Stop sampling."""
+        """Stop sampling, at the next token or where the sampler next says how far it is."""
         self._is_cancelled = True
         if self._thread is not None:
             self._thread.join()
@@ -99,14 +99,17 @@ class Ahead:
         except BaseException as error:
             self._found = error  # it belongs to the thread that waits for the batch
 
-    def _check(self, *_: object) -> None:
+    def _check(self, stage: str, done: int, total: int) -> None:
+        self._at = (stage, done, total)
         if self._is_cancelled:
-            raise _CancelledError
+            raise _Cancelled
 
-    def _join(self) -> Batch:
+    def _join(self, progress: Progress | None) -> Batch:
         assert self._thread is not None
         while self._thread.is_alive():
             self._thread.join(0.2)  # not for ever: Ctrl-C is to arrive
+            if progress is not None and self._at is not None:
+                progress(*self._at)
         self._thread = None
         found, self._found = self._found, None
         if isinstance(found, BaseException):
@@ -115,5 +118,5 @@ class Ahead:
         return found
 
 
-class _CancelledError(Exception):
-    """Nobody waits for the batch any more."""
+class _Cancelled(BaseException):
+    """Nobody waits for the batch any more. No `Exception`, which would pass for an environment's."""

@@ -27,7 +27,8 @@ def token_logprobs(lm_head: nn.Linear, hidden: Tensor, targets: Tensor, *, tempe
     Returns:
         `[M]` float32.
     """
-    return cast("Tensor", _TokenLogprobs.apply(hidden, lm_head.weight, lm_head.bias, targets, temperature))
+    found = _TokenLogprobs.apply(hidden, lm_head.weight, lm_head.bias, targets, temperature)  # type: ignore[no-untyped-call]
+    return cast("Tensor", found)
 
 
 class _TokenLogprobs(torch.autograd.Function):

@@ -6,13 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from trainers.checkpoints import code_version, prepare_run_dir
 from trainers.config import Interrupted, TrainConfig
+from trainers.environments import described
 from trainers.evaluate import evaluate
-from trainers.export import save_merged
 from trainers.learn import learn
 from trainers.metrics import evaluation_metrics, records_of, update_metrics
 from trainers.preflight import preflight
@@ -38,7 +38,10 @@ def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
     prepare_run_dir(config)
     log = log or RunLog(config)
     run = open_run(config, checked, log)
-    try:
+    with ExitStack() as last:  # in reverse: sampling has ended before trackers are waited for
+        last.callback(_report, run)
+        last.callback(log.stop)
+        last.callback(_close, run)
         log.start(
             run.updates_done,
             known_returns(run.mix, several_players=run.opponents is not None) if _knows(run) else {},
@@ -46,27 +49,28 @@ def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
             commit=code_version(),
             device=str(run.policy.device),
         )
-        _evaluate_if_due(run)
-        while run.updates_done < config.updates:
-            _update(run)
-            _evaluate_if_due(run)
-            if config.save_every and run.updates_done % config.save_every == 0:
-                run.save()
-        run.save()
-        run.policy.save_adapter(config.run_dir / "adapter")
-        if config.save_merged:
-            save_merged(run.policy, config.model, config.run_dir / "merged")
-    except KeyboardInterrupt:
-        _rescue(run, "Interrupted")
-        raise Interrupted(config.run_dir) from None
-    except Exception:
-        _rescue(run, "Stopped by an error")
-        raise
-    finally:
-        log.stop()
-        run.close()
-        write_report(config.run_dir)
+        try:
+            _go_on(run)
+        except KeyboardInterrupt:
+            _rescue(run, "Interrupted")
+            raise Interrupted(config.run_dir) from None
+        except Exception:
+            _rescue(run, "Stopped by an error")
+            raise
     return run
+
+
+def _go_on(run: Run) -> None:
+    """Everything from here to the last update."""
+    config = run.config
+    _evaluate_if_due(run)
+    while run.updates_done < config.updates:
+        _update(run)
+        _evaluate_if_due(run)
+        if config.save_every and run.updates_done % config.save_every == 0:
+            run.save()
+    run.save()
+    run.export()
 
 
 def _update(run: Run) -> None:
@@ -85,7 +89,7 @@ def _update(run: Run) -> None:
         run.drawn = dict(batch.drawn)
         if run.opponents is not None and run.updates_done % config.past_every == 0:
             run.opponents.remember(run.updates_done)
-        metrics = update_metrics(batch, learned) | {
+        metrics = update_metrics(batch, learned, group_size=config.group_size) | {
             "sampling_seconds": batch.clock.sampling_seconds,
             "env_seconds": batch.clock.env_seconds,
             "training_seconds": time.perf_counter() - collected,
@@ -102,9 +106,7 @@ def _evaluate_if_due(run: Run) -> None:
     run.eval_sampler.load_adapter(run.policy)
     played = {}
     for i, (task, pool) in enumerate(zip(run.mix.tasks, run.mix.eval_pools, strict=True)):
-        played[task.name] = evaluate(
-            pool, run.eval_sampler, run.renderer, size=config.eval_size, settings=run.settings
-        )
+        played[task.name] = evaluate(pool, run.eval_sampler, run.renderer, size=config.eval_size, settings=run.settings)
         run.log.advance(i + 1)
     run.log.evaluation(done, evaluation_metrics(played))
 
@@ -113,6 +115,22 @@ def _rescue(run: Run, what: str) -> None:
     """Save the last finished update; whatever was under way had not touched the weights yet."""
     saved = run.save()
     run.log.say(f"{what} after update {run.updates_done}." + (f" Adapter and trainer state: {saved}" if saved else ""))
+
+
+def _report(run: Run) -> None:
+    """A report that cannot be written is no reason to lose the run, or to hide why it ended."""
+    try:
+        write_report(run.config.run_dir)
+    except Exception as error:
+        run.log.say(f"There is no report: {described(error)}")
+
+
+def _close(run: Run) -> None:
+    """Neither is an environment that will not go."""
+    try:
+        run.close()
+    except Exception as error:
+        run.log.say(f"Not everything could be closed: {described(error)}")
 
 
 def _knows(run: Run) -> bool:

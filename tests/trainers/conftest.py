@@ -11,7 +11,18 @@ from typing import Any
 import gymnasium as gym
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from trainers.policy import Policy
 from trainers.rendering import Renderer
@@ -120,6 +131,39 @@ def _save_llama(folder: Path, **options: Any) -> Path:
 @pytest.fixture(scope="session")
 def folders(llama_folder, gqa_folder, gpt2_folder):
     return {"llama": llama_folder, "gqa": gqa_folder, "gpt2": gpt2_folder}
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory, folders) -> Callable[[str], Path]:
+    """A model by family: llama, gqa and gpt2 as above, mistral, qwen2 (with biases) and qwen3 (norms of queries, keys).
+
+    Biases and norms are random: their first values would hide that they were forgotten.
+    """
+    made: dict[str, Path] = dict(folders)
+    kinds: dict[str, tuple[type, type]] = {
+        "mistral": (MistralConfig, MistralForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    }
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            configuration, model_type = kinds[family]
+            torch.manual_seed(0)
+            model = model_type(configuration(
+                vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                num_key_value_heads=2, head_dim=12, max_position_embeddings=128, initializer_range=0.3,
+                sliding_window=None, bos_token_id=None, eos_token_id=3, pad_token_id=1,
+            ))  # fmt: skip
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if "norm" in name or "bias" in name:
+                        parameter.add_(torch.randn(parameter.shape) * 0.3)
+            made[family] = tmp_path_factory.mktemp(family)
+            model.save_pretrained(str(made[family]))
+        return made[family]
+
+    return folder
 
 
 @pytest.fixture

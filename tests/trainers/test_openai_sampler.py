@@ -10,13 +10,10 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
-from trainers.chats import EndpointPlayer, chat_groups
-from trainers.environments import Breakage, BrokenEnvironmentError, EnvPool
-from trainers.evaluate import summarize
-from trainers.rollouts import RolloutClock, RolloutSettings
+from trainers.chats import EndpointPlayer
+from trainers.rollouts import RolloutSettings
 from trainers.sampling.endpoint import Endpoint, EndpointError, EndpointRefusedError
 from trainers.sampling.openai_sampler import OPENAI_URL, ChatEndpoint, Reply
-from trainers.trajectories import Trajectory
 
 Answer = tuple[int, Any] | tuple[int, Any, Mapping[str, str]]
 SETTINGS = RolloutSettings(group_size=1, max_tokens=9, temperature=0.0, context_length=0)
@@ -226,7 +223,8 @@ def test_no_answer_in_time(server):
 
 
 def test_what_is_no_completion(server):
-    for answer in ({}, [], {"choices": []}, {"choices": [None]}, {"choices": [{"message": None}]}, 3):
+    answers: Sequence[Any] = ({}, [], {"choices": []}, {"choices": [None]}, {"choices": [{"message": None}]}, 3)
+    for answer in answers:
         server.answer = lambda body, answer=answer: (200, answer)
         [error] = speaker(server).speak([ask("x")], max_tokens=1)
         assert isinstance(error, EndpointError)
@@ -240,7 +238,7 @@ def test_addresses_and_numbers_that_cannot_be(server):
         assert "secret" not in str(caught.value)
     for options in ({"timeout_seconds": 0.0}, {"retries": -1}, {"max_concurrency": 0}, {"backoff_seconds": -1.0}):
         with pytest.raises(ValueError, match="must be positive"):
-            Endpoint(server.url, **options)  # type: ignore[arg-type]
+            Endpoint(server.url, **options)
     with pytest.raises(ValueError, match="printable"):
         Endpoint(server.url, api_key="a\nb")
     with pytest.raises(ValueError, match="name of a model"):
@@ -256,152 +254,6 @@ def test_names_of_endpoints():
     ):
         endpoint = ChatEndpoint.named(name)
         assert (endpoint._model, endpoint._endpoint.url) == (model, url)
-
-
-# --- Episodes ---
-
-
-def guessing(**options: Any) -> EnvPool[Any]:
-    return EnvPool(lambda: gym.make("llm_envs:GuessNumber-v0", low=1, high=6, max_guesses=3, **options), "guess")
-
-
-def halving(body: dict[str, Any]) -> Answer:
-    """Guesses 4, then 2 or 6: what an assistant said before stands in the chat."""
-    guesses = [m["content"] for m in body["messages"] if m["role"] == "assistant"]
-    if not guesses:
-        return said("4")
-    return said({"low": "6", "high": "2"}["low" if "higher" in body["messages"][-1]["content"].lower() else "high"])
-
-
-def play(
-    pool: EnvPool[Any], server: MadeUpServer, *, settings: RolloutSettings = SETTINGS, **options: Any
-) -> list[Trajectory]:
-    groups = chat_groups(
-        pool, speaker(server), seeds=[0] * 3, settings=settings, options=[{"index": i} for i in (3, 1, 5)], **options
-    )
-    return [trajectory for group in groups for trajectory in group.trajectories]
-
-
-def test_episodes_are_chats(server):
-    server.answer = halving
-    clock = RolloutClock()
-    played = play(guessing(), server, clock=clock)
-    assert [[turn.action for turn in t.turns] for t in played] == [["4"], ["4", "2"], ["4", "6"]]
-    assert [t.verdict for t in played] == ["correct"] * 3
-    assert [[turn.num_tokens for turn in t.turns] for t in played] == [[2], [2, 2], [2, 2]]
-    assert [len(t.observations) for t in played] == [2, 3, 3]
-    assert played[0].tokens == []
-    second = next(body["messages"] for body in server.bodies if len(body["messages"]) > len(played[0].messages))
-    assert second[: len(played[1].messages)] == [dict(message) for message in played[1].messages]
-    assert [m["role"] for m in second[-2:]] == ["assistant", "user"]
-    assert summarize(played)["verdict_correct"] == 1.0
-    assert clock.sampling_seconds > 0
-    assert clock.env_seconds > 0
-    assert {body["max_tokens"] for body in server.bodies} == {9}
-
-
-def test_groups_and_waves(server):
-    server.answer = halving
-    settings = RolloutSettings(group_size=2, max_tokens=9, temperature=1.0, context_length=0, max_rows=4)
-    groups = list(
-        chat_groups(
-            guessing(), speaker(server), seeds=[5, 6, 7], settings=settings, options=[{"index": 3}] * 3, sampling_seed=1
-        )
-    )
-    assert [(group.seed, group.task, len(group.trajectories)) for group in groups] == [
-        (s, "guess", 2) for s in (5, 6, 7)
-    ]
-    assert server.most_at_once <= 4
-    assert len({body["seed"] for body in server.bodies}) == 6
-
-
-def test_an_answer_that_does_not_come_is_nobodys_mistake(server):
-    index_of_failure = iter(range(100))
-    server.answer = lambda body: (400, {}) if next(index_of_failure) == 1 else said("4")
-    breakage = Breakage()
-    played = [
-        t
-        for group in chat_groups(
-            guessing(), speaker(server, max_concurrency=1), seeds=[0, 1, 2], settings=SETTINGS,
-            options=[{"index": 3}] * 3, breakage=breakage,
-        )
-        for t in group.trajectories
-    ]  # fmt: skip
-    assert [t.is_scorable for t in played] == [True, False, True]
-    assert "HTTP 400" in played[1].failure
-    assert [broken.seed for broken in breakage.take()] == [1]
-    assert summarize(played)["unscorable_share"] == pytest.approx(1 / 3)
-    assert summarize(played)["return_mean"] == played[0].total_reward
-
-
-def test_an_outage_ends_it_with_the_reason(server):
-    server.answer = lambda body: (500, b"on fire")
-    seeds = range(12)
-    with pytest.raises(BrokenEnvironmentError, match=r"10 problems in a row.*HTTP 500: on fire, 3 times"):
-        list(chat_groups(guessing(), speaker(server), seeds=seeds, settings=SETTINGS))
-    server.answer = lambda body: (404, b"no such model")
-    with pytest.raises(EndpointRefusedError, match="no such model"):
-        list(chat_groups(guessing(), speaker(server), seeds=seeds, settings=SETTINGS))
-
-
-class Fragile(gym.Env[str, str]):
-    """Breaks where it is told to; hears beforehand what is coming."""
-
-    def __init__(self, where: str) -> None:
-        self.where, self.heard = where, []  # type: ignore[var-annotated]
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        if self.where == "reset":
-            raise OSError("broken")
-        return "say something", {}
-
-    def prepare(self, action: str) -> None:
-        self.heard.append(action)
-        if self.where == "prepare":
-            raise OSError("broken")
-
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        assert self.heard == [action]
-        if self.where == "step":
-            raise OSError("broken")
-        reward = float("nan") if self.where == "reward" else 1.0
-        return (
-            "",
-            reward,
-            True,
-            self.where == "truncated",
-            {"verdict": "unscorable" if self.where == "verdict" else "correct"},
-        )
-
-
-@pytest.mark.parametrize(
-    ("where", "failure"),
-    [
-        ("prepare", "OSError: broken"),
-        ("step", "OSError: broken"),
-        ("reward", "ValueError: step gave the reward nan"),
-        ("verdict", "verdict unscorable: the environment could not judge the action"),
-    ],
-)
-def test_an_environment_that_breaks_ends_its_episode(server, where, failure):
-    [group] = chat_groups(EnvPool(lambda: Fragile(where)), speaker(server), seeds=[0], settings=SETTINGS)
-    [trajectory] = group.trajectories
-    assert not trajectory.is_scorable
-    assert trajectory.failure == failure
-    assert [turn.action for turn in trajectory.turns] == ["hello"]
-
-
-def test_an_environment_that_does_not_begin_gives_no_group(server):
-    breakage = Breakage()
-    pool: EnvPool[Any] = EnvPool(lambda: Fragile("reset"))
-    assert list(chat_groups(pool, speaker(server), seeds=[0], settings=SETTINGS, breakage=breakage)) == []
-    assert [broken.reason for broken in breakage.take()] == ["OSError: broken"]
-    assert server.bodies == []
-
-
-def test_an_end_from_outside_is_told_apart(server):
-    [group] = chat_groups(EnvPool(lambda: Fragile("truncated")), speaker(server), seeds=[0], settings=SETTINGS)
-    assert [turn.stop_reason for turn in group.trajectories[0].turns] == ["env"]
 
 
 # --- A player ---

@@ -110,3 +110,60 @@ def test_a_parameter_without_gradient_stays():
     params["a"].grad = torch.ones(3, 4)
     assert optimizer.step() == pytest.approx(math.sqrt(12))
     assert torch.equal(params["b"], before)
+
+
+def test_gradients_add_up_in_float32():
+    """256 and one is 256 in bfloat16, however often one is added."""
+    p = nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))
+    optimizer = MasterAdam({"p": p}, learning_rate=1.0, eps=1e9)  # a step of the gradient over 1e9
+    p.grad = torch.tensor([256.0, 0.0], dtype=torch.bfloat16)
+    optimizer.collect()
+    assert p.grad is None
+    for _ in range(64):
+        p.grad = torch.tensor([1.0, 0.0], dtype=torch.bfloat16)
+        optimizer.collect()
+    p.grad = torch.tensor([0.0, 3.0], dtype=torch.bfloat16)  # the step collects what is left
+    assert optimizer.step() == pytest.approx(math.hypot(320.0, 3.0))
+    assert optimizer.state_dict()["masters"]["p"].tolist() == pytest.approx([-320e-9, -3e-9])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+def test_a_gradient_that_is_no_number_changes_nothing(bad, max_grad_norm):
+    ours = parameters()
+    optimizer = MasterAdam(ours, learning_rate=0.1)
+    give_gradients(ours, 0)
+    optimizer.step()
+    before = optimizer.copied_state()
+    give_gradients(ours, 1)
+    assert ours["a"].grad is not None
+    ours["a"].grad[0, 0] = bad
+    assert not math.isfinite(optimizer.step(max_grad_norm=max_grad_norm))
+    for name, p in ours.items():
+        assert torch.equal(p, before["masters"][name])
+        assert p.grad is None
+    # The next step is as if it had not been there.
+    others = parameters()
+    restored = MasterAdam(others, learning_rate=0.1)
+    restored.load_state_dict(before)
+    for params in (ours, others):
+        give_gradients(params, 2)
+    assert optimizer.step() == restored.step()
+    assert all(torch.equal(p, others[name]) for name, p in ours.items())
+
+
+def test_a_copied_state_does_not_follow():
+    ours = parameters()
+    optimizer = MasterAdam(ours, learning_rate=0.1)
+    fresh = optimizer.copied_state()
+    give_gradients(ours, 0)
+    optimizer.step()
+    kept = optimizer.copied_state()
+    after_one = {name: p.detach().clone() for name, p in ours.items()}
+    give_gradients(ours, 1)
+    optimizer.step()
+    optimizer.load_state_dict(kept)
+    assert all(torch.equal(p, after_one[name]) for name, p in ours.items())
+    optimizer.load_state_dict(fresh)  # that of before the first step has no moments
+    assert optimizer.state_dict()["adam"]["state"] == {}
+    assert all(torch.equal(p, q) for p, q in zip(ours.values(), parameters().values(), strict=True))

@@ -55,7 +55,7 @@ def play(env: Any, player: AdapterPlayer, *, options: Any = None) -> list[str]:
 
 def in_training(run_dir: Path, player: AdapterPlayer, index: int, *, context_length: int = 128) -> list[str]:
     """What the same adapter says in an evaluation."""
-    dtype = player._sampler._policy.dtype  # `auto` is measured
+    dtype = player._sampler.policy.dtype  # `auto` is measured
     policy = Policy.load(run_dir / "base", adapter=run_dir / "adapter", device="cpu", dtype=dtype)
     renderer = Renderer.from_pretrained(str(run_dir / "base"))
     settings = RolloutSettings(group_size=1, max_tokens=3, temperature=1.0, context_length=context_length)

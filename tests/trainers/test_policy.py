@@ -1,12 +1,10 @@
 """The policy: its log probabilities, its adapter folder, and the models that it must refuse."""
 
-import math
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     GraniteConfig,
@@ -17,11 +15,15 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from tests.trainers.packed import assert_same_gradients, gradients, mixed_rows, plain_logprobs, row
 from trainers import policy as policy_module
-from trainers.policy import Policy, choose_device, choose_dtype, token_logprobs
+from trainers.batching import microbatches
+from trainers.policy import Policy, choose_device, choose_dtype
+from trainers.sampling import TorchSampler
 
 TOKENS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 0, 0], [20, 21, 3, 0, 0, 0]])
-IS_ACTION = torch.tensor([[0, 0, 1, 1, 0, 1], [0, 1, 1, 1, 0, 0], [0, 0, 1, 0, 0, 0]], dtype=torch.bool)
+ROWS = [row(0, [5, 6], [7, 8], [9], [10]), row(1, [11], [12, 13, 14]), row(2, [20, 21], [3])]
+[BATCH] = microbatches(ROWS, tokens_per_microbatch=100)
 
 
 def base_model(folder) -> Any:
@@ -59,9 +61,10 @@ def test_logprobs_of_an_untouched_adapter_are_those_of_the_base(folders, load_po
     with torch.no_grad():
         assert torch.equal(policy.model(input_ids=TOKENS).logits, base(input_ids=TOKENS).logits)
         whole = base(input_ids=TOKENS).logits.log_softmax(-1)
-        found = policy.logprobs(TOKENS, IS_ACTION)
+        found = policy.logprobs(BATCH)
+    assert BATCH.numbers == (0, 1, 2)
     expected = [
-        whole[row, t - 1, TOKENS[row, t]].item() for row, t in [(0, 2), (0, 3), (0, 5), (1, 1), (1, 2), (1, 3), (2, 2)]
+        whole[n, t - 1, TOKENS[n, t]].item() for n, t in [(0, 2), (0, 3), (0, 5), (1, 1), (1, 2), (1, 3), (2, 2)]
     ]
     assert found.dtype == torch.float32
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
@@ -70,61 +73,8 @@ def test_logprobs_of_an_untouched_adapter_are_those_of_the_base(folders, load_po
 def test_the_adapter_changes_them(folders, load_policy):
     plain, changed = (load_policy(folders["llama"], adapter_scale=scale) for scale in (0.0, 0.1))
     with torch.no_grad():
-        gap = (plain.logprobs(TOKENS, IS_ACTION) - changed.logprobs(TOKENS, IS_ACTION)).abs()
+        gap = (plain.logprobs(BATCH) - changed.logprobs(BATCH)).abs()
     assert float(gap.min()) > 1e-4
-
-
-@pytest.mark.parametrize("at_a_time", [1, 40, 100, 41 * 6])
-@pytest.mark.parametrize("model", ["llama", "gqa"])
-def test_a_slice_at_a_time_gives_the_same(folders, load_policy, monkeypatch, at_a_time, model):
-    policy = load_policy(folders[model])
-    weights = torch.linspace(-1.0, 1.0, 7)
-
-    def both() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        found = policy.logprobs(TOKENS, IS_ACTION, temperature=0.8)
-        (found * weights).sum().backward()
-        return found.detach(), {name: _take(p) for name, p in policy.trainable.items()}
-
-    expected, gradients = both()
-    monkeypatch.setattr(policy_module, "_LOGITS_AT_A_TIME", at_a_time)
-    shapes = []
-    hook = policy.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
-    found, ours = both()
-    hook.remove()
-    rows = max(1, at_a_time // 40)
-    assert max(shape[0] for shape in shapes) <= rows < len(expected)
-    assert torch.allclose(found, expected, atol=1e-6)
-    scale = max(float(gradient.abs().max()) for gradient in gradients.values())
-    for name, gradient in gradients.items():
-        assert float((ours[name] - gradient).abs().max()) < 1e-6 * scale, name
-
-
-def _take(parameter: nn.Parameter) -> torch.Tensor:
-    assert parameter.grad is not None
-    gradient, parameter.grad = parameter.grad, None
-    return gradient
-
-
-def test_token_logprobs_by_hand():
-    # A decoder that shows each token's number, and a head with logits (0, h): p(1) = sigmoid(h).
-    class Shown:
-        def __init__(self, tokens: torch.Tensor) -> None:
-            self.last_hidden_state = tokens[..., None].float()
-
-    head = nn.Linear(1, 2, bias=False)
-    with torch.no_grad():
-        head.weight.copy_(torch.tensor([[0.0], [1.0]]))
-    tokens, is_action = torch.tensor([[3, 1, 0]]), torch.tensor([[False, True, True]])
-
-    def decoder(*, input_ids, use_cache):
-        assert not use_cache
-        return Shown(input_ids)
-
-    for temperature in (1.0, 2.0):
-        found = token_logprobs(decoder, head, tokens, is_action, temperature=temperature).tolist()
-        first, second = 3 / temperature, 1 / temperature
-        expected = [first - math.log(1 + math.exp(first)), -math.log(1 + math.exp(second))]
-        assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_only_the_adapter_is_trained_and_all_linear_layers_have_one(folders, load_policy):
@@ -144,7 +94,7 @@ def test_there_is_one_dtype(folders, load_policy, dtype):
     hidden = policy.hidden_states(TOKENS)
     assert hidden.dtype == policy.dtype
     assert policy.logits(hidden).dtype == torch.float32
-    assert policy.logprobs(TOKENS, IS_ACTION).dtype == torch.float32
+    assert policy.logprobs(BATCH).dtype == torch.float32
 
 
 def test_hidden_states_and_logits_are_those_of_the_model(folders, load_policy):
@@ -216,3 +166,112 @@ def test_windowed_attention_everywhere_is_refused(tmp_path):
 def test_without_a_window_it_is_not(tmp_path):
     MistralForCausalLM(MistralConfig(**SMALL, sliding_window=None)).save_pretrained(str(tmp_path))
     assert Policy.load(tmp_path, device="cpu", dtype="float32").config.sliding_window is None
+
+
+def test_attention_that_cannot_be_packed_is_refused(llama_folder, monkeypatch):
+    from trainers import prefix_attention
+
+    # A model that computes its own attention would let rows see each other: here, the form does not know segments.
+    def causal(kernel, query, key, value, microbatch, scaling):
+        found = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        return found.transpose(1, 2)
+
+    monkeypatch.setattr(prefix_attention, "_over_segments", causal)
+    with pytest.raises(ValueError, match="LlamaForCausalLM has an attention of its own"):
+        Policy.load(llama_folder, device="cpu", dtype="float32")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("model", ["gqa", "gpt2"])
+def test_checkpointed_gradients_are_the_same(folders, load_policy, model, attention):
+    rows = mixed_rows()
+    [batch] = microbatches(rows, tokens_per_microbatch=1000)
+    plain, again = (load_policy(folders[model], attention=attention) for _ in range(2))
+    again.checkpoint_gradients()
+    kept: list[list[int]] = []
+    found = []
+    for policy in (plain, again):
+        kept.append([])
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[-1].append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logprobs = policy.logprobs(batch)
+        found.append((logprobs.detach(), gradients(policy, logprobs)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert_same_gradients(found[1][1], found[0][1], tolerance=1e-6)
+    assert sum(kept[1]) < 0.2 * sum(kept[0])
+    assert not any(module.training for module in again.model.modules())
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt2"])
+def test_a_policy_with_checkpoints_samples_as_before(folders, load_policy, model):
+    policy = load_policy(folders[model])
+
+    def sample() -> list[float]:
+        session = TorchSampler(policy, stop_tokens=[3]).open([[5, 6, 7], [8]])
+        return [x for c in session.sample({0: [], 1: []}, max_tokens=5).values() for x in c.logprobs]
+
+    before = sample()
+    policy.checkpoint_gradients()
+    policy.logprobs(BATCH).sum().backward()
+    assert sample() == before
+
+
+def test_a_twin_has_an_adapter_of_its_own_over_the_same_base(folders, load_policy):
+    policy = load_policy(folders["gqa"])
+    twin = policy.twin()
+    mine, theirs = dict(policy.model.named_parameters()), dict(twin.model.named_parameters())
+    assert mine.keys() == theirs.keys()
+    for name, parameter in mine.items():
+        assert (theirs[name] is parameter) == (not parameter.requires_grad), name
+        assert torch.equal(theirs[name], parameter)
+    with torch.no_grad():
+        before = twin.logprobs(BATCH)
+        assert torch.equal(policy.logprobs(BATCH), before)
+        for parameter in policy.trainable.values():
+            parameter.mul_(1.5)
+        changed = policy.logprobs(BATCH)
+        assert float((changed - before).abs().min()) > 1e-4
+        assert torch.equal(twin.logprobs(BATCH), before)
+        twin.take_adapter(policy)
+        assert torch.equal(twin.logprobs(BATCH), changed)
+    policy.logprobs(BATCH).sum().backward()
+    assert all(parameter.grad is None for parameter in twin.model.parameters())
+
+
+def test_a_twin_elsewhere_shares_nothing(folders, load_policy):
+    policy = load_policy(folders["llama"])
+    twin = policy.twin(torch.device("meta"))
+    assert {parameter.device.type for parameter in twin.model.parameters()} == {"meta"}
+    assert policy.device.type == "cpu"
+
+
+def test_playing_as_another(folders, load_policy):
+    policy = load_policy(folders["llama"])
+    first = policy.snapshot()
+    with torch.no_grad():
+        old = policy.logprobs(BATCH)
+        for parameter in policy.trainable.values():
+            parameter.mul_(1.5)
+        new = policy.logprobs(BATCH)
+        with policy.playing_as(first):
+            assert torch.equal(policy.logprobs(BATCH), old)
+        with policy.playing_as(None):
+            assert torch.allclose(
+                policy.logprobs(BATCH), load_policy(folders["llama"], adapter_scale=0.0).logprobs(BATCH), atol=1e-6
+            )
+        with pytest.raises(RuntimeError, match="boom"), policy.playing_as(first):
+            raise RuntimeError("boom")
+        assert torch.equal(policy.logprobs(BATCH), new)
+    assert not torch.equal(old, new)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_logprobs_are_at_the_temperature(folders, load_policy, temperature):
+    policy = load_policy(folders["gpt2"])
+    with torch.no_grad():
+        expected = plain_logprobs(policy, ROWS, BATCH, temperature)
+        assert torch.allclose(policy.logprobs(BATCH, temperature=temperature), expected, atol=1e-5)

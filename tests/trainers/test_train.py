@@ -2,114 +2,42 @@
 
 import dataclasses
 import json
-import os
-import signal
-import string
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import gymnasium as gym
 import pytest
 import torch
 
-from trainers import batching
+from tests.trainers.toy_runs import (
+    OTHER,
+    TOY,
+    Hook,
+    Toy,
+    adapter_bytes,
+    assert_same_run,
+    register_toys,
+    rows_of,
+    toy_config,
+)
 from trainers import train as train_module
 from trainers.checkpoints import newest_checkpoint
-from trainers.config import ConfigError, Interrupted, TrainConfig
+from trainers.config import ConfigError, TrainConfig
+from trainers.credit import Credit
+from trainers.environments import BrokenEnvironmentError
 from trainers.optimizer import MasterAdam
 from trainers.policy import Policy
-from trainers.run_log import RunLog
 from trainers.train import train
-
-TIMES = ("seconds", "sampling_seconds", "env_seconds", "training_seconds")
-
-
-class Toy(gym.Env[str, str]):
-    """Say `wanted` words that are numbers below 50; any number of turns. Not from llm_envs."""
-
-    observation_space = gym.spaces.Text(max_length=1000, min_length=0, charset=string.printable)
-    action_space = gym.spaces.Text(max_length=1000, min_length=0, charset=string.printable)
-    hook: Any = None
-
-    def __init__(self, *, turns: int = 1, opening: str = "1", constant: bool = False, outage: bool = False) -> None:
-        self.turns, self.opening, self.constant, self.outage = turns, opening, constant, outage
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.turn = 0
-        return f"{self.opening} {int(self.np_random.integers(1, 100))}", {}
-
-    def step(self, action):
-        if Toy.hook is not None:
-            Toy.hook()
-        self.turn += 1
-        words = action.split()
-        reward = 1.0 if self.constant else float(bool(words) and words[0].isdigit() and int(words[0]) < 50)
-        verdict = "correct" if reward else "wrong"
-        if self.outage and words and words[0].isdigit() and int(words[0]) % 3 == 0:
-            reward, verdict = 1000.0, "unscorable"
-        return "Lower!", reward, self.turn == self.turns, False, {"verdict": verdict, "reward_parts": {"small": reward}}
-
-
-class Hook:
-    """Does something in the n-th `Toy.step` from now on."""
-
-    def __init__(self, after: int, act) -> None:
-        self.left, self.act = after, act
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.act()
-
-
-def interrupt() -> None:
-    raise KeyboardInterrupt
 
 
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch):
     monkeypatch.setattr(Toy, "hook", None)
-    if "trainers_tests/Toy-v0" not in gym.registry:
-        gym.register("trainers_tests/Toy-v0", entry_point=cast("Any", Toy))
+    register_toys()
 
 
 @pytest.fixture
 def config(tiny_folder, tmp_path):
-    return TrainConfig(
-        model=str(tiny_folder),
-        env="trainers_tests/Toy-v0",
-        run_dir=tmp_path / "run",
-        updates=4,
-        groups_per_batch=4,
-        group_size=4,
-        max_tokens=2,
-        learning_rate=1e-2,
-        lora_rank=4,
-        lora_alpha=4,
-        eval_every=2,
-        eval_size=3,
-        save_every=2,
-        device="cpu",
-        dtype="float32",
-        tokens_per_microbatch=64,
-    )
-
-
-def rows_of(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what depends on the clock."""
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
-
-
-def adapter_bytes(run_dir: Path, folder: str = "adapter") -> bytes:
-    return (run_dir / folder / "adapter_model.safetensors").read_bytes()
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    assert rows_of(a) == rows_of(b)
-    assert (a / "episodes.jsonl").read_text() == (b / "episodes.jsonl").read_text()
-    assert adapter_bytes(a) == adapter_bytes(b)
+    return toy_config(tiny_folder, tmp_path / "run")
 
 
 @pytest.fixture
@@ -125,6 +53,9 @@ def test_a_run_writes_what_it_promises(config):
     folder = config.run_dir
     assert run.updates_done == 4
     assert json.loads((folder / "config.json").read_text()) == json.loads(json.dumps(config.as_json()))
+    [start] = rows_of(folder, "start")
+    assert (start["update"], start["device"], start["references"]) == (0, "cpu", {})
+    assert {"torch", "gymnasium"} < set(start["versions"])
     rows = rows_of(folder)
     order = [(row["kind"], row["update"]) for row in rows]
     assert order == [
@@ -160,125 +91,32 @@ def test_the_same_seed_gives_the_same_run_and_another_another(config, uninterrup
     assert adapter_bytes(other.run_dir) != adapter_bytes(uninterrupted)
 
 
-class Killed(BaseException):
-    """Stands for what no handler sees: the process is gone."""
+@pytest.fixture
+def learnt_from(monkeypatch):
+    """What every update was given to learn from."""
+    found: list[Credit] = []
+    inner = train_module.learn
+
+    def learn(policy, optimizer, credit, *arguments, **options):
+        found.append(credit)
+        return inner(policy, optimizer, credit, *arguments, **options)
+
+    monkeypatch.setattr(train_module, "learn", learn)
+    return found
 
 
-@pytest.mark.parametrize("after", [3 + 16 * 3 + 3 + 5, 3 + 16 + 9])
-def test_killed_and_resumed_equals_uninterrupted(config, uninterrupted, after):
-    # Killed in update 4 (the checkpoint of update 2 is there) or in update 2 (there is none).
-    def kill():
-        raise Killed
-
-    Toy.hook = Hook(after, kill)
-    with pytest.raises(Killed):
-        train(config)
-    with (config.run_dir / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "upd')  # the line that was being written
-    Toy.hook = None
-    train(dataclasses.replace(config, resume=True))
-    assert_same_run(config.run_dir, uninterrupted)
-
-
-@pytest.mark.parametrize(
-    ("after", "updates_done"),
-    [
-        (2, 0),  # the evaluation before the first update
-        (3 + 7, 0),  # update 1
-        (3 + 16 + 7, 1),  # update 2
-        (3 + 32 + 2, 2),  # the evaluation after update 2
-        (3 + 32 + 3 + 9, 2),  # update 3
-        (3 + 64 + 3 + 2, 4),  # the last evaluation
-    ],
-)
-def test_interrupted_and_resumed_equals_uninterrupted(config, uninterrupted, after, updates_done):
-    Toy.hook = Hook(after, interrupt)
-    with pytest.raises(Interrupted) as caught:
-        train(config)
-    assert caught.value.run_dir == config.run_dir
-    checkpoint = newest_checkpoint(config.run_dir)
-    assert checkpoint is not None
-    assert checkpoint.name == f"update_{updates_done:06d}"
-    assert (checkpoint / "adapter_model.safetensors").exists()
-    assert not (config.run_dir / "adapter").exists()
-    Toy.hook = None
-    run = train(dataclasses.replace(config, resume=True))
-    assert run.updates_done == 4
-    assert_same_run(config.run_dir, uninterrupted)
-
-
-def test_an_error_is_raised_as_it_is_after_a_checkpoint(config, uninterrupted):
-    def fail():
-        raise ZeroDivisionError("the environment is broken")
-
-    Toy.hook = Hook(3 + 16 + 7, fail)  # in update 2
-    with pytest.raises(ZeroDivisionError, match="the environment is broken"):
-        train(config)
-    checkpoint = newest_checkpoint(config.run_dir)
-    assert checkpoint is not None
-    assert checkpoint.name == "update_000001"
-    Toy.hook = None
-    train(dataclasses.replace(config, resume=True))
-    assert_same_run(config.run_dir, uninterrupted)
-
-
-@pytest.mark.usefixtures("_ctrl_c_arrives")
-@pytest.mark.parametrize(
-    ("where", "method", "counted"),
-    [
-        (MasterAdam, "set_learning_rate", True),  # before the step, but in the part that is not interrupted
-        (torch.optim.Adam, "step", True),  # the masters have moved, the model has not
-        (MasterAdam, "step", True),
-        (RunLog, "update", True),
-        (Policy, "logprobs", False),  # the gradient is half there: the update is made again
-    ],
-)
-def test_ctrl_c_around_the_optimizer_step(config, uninterrupted, monkeypatch, where, method, counted):
-    # A step that was taken must be counted and logged: else the resumed run takes it twice.
-    inner = getattr(where, method)
-    calls = 0
-
-    def interrupted(*arguments, **options):
-        nonlocal calls
-        found = inner(*arguments, **options)
-        done = len([row for row in rows_of(config.run_dir) if row["kind"] == "update"])
-        if done == 1 + (method == "update"):
-            calls += 1
-        if calls == 1:
-            calls += 1
-            os.kill(os.getpid(), signal.SIGINT)
-        return found
-
-    monkeypatch.setattr(where, method, interrupted)
-    with pytest.raises(Interrupted):
-        train(config)
-    monkeypatch.undo()
-    checkpoint = newest_checkpoint(config.run_dir)
-    assert checkpoint is not None
-    assert checkpoint.name == ("update_000002" if counted else "update_000001")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert [row["update"] for row in rows_of(config.run_dir) if row["kind"] == "update"] == [1, 2][: 1 + counted]
-    train(dataclasses.replace(config, resume=True))
-    assert_same_run(config.run_dir, uninterrupted)
-
-
-def test_the_gradient_of_an_update_by_hand(config, monkeypatch):
-    """What the optimizer gets is the mean over all sampled tokens, however the episodes are cut and padded."""
+def test_the_gradient_of_an_update_by_hand(config, monkeypatch, learnt_from):
+    """What the optimizer gets is the mean over all sampled tokens, however the episodes are cut and packed."""
     policies: list[Policy] = []
-    chosen: list[list[Any]] = []
-    inner_init, inner_batches, inner_step = Policy.__init__, batching.microbatches, MasterAdam.step
+    inner_init, inner_step = Policy.__init__, MasterAdam.step
 
-    def init(self, model):
-        inner_init(self, model)
+    def init(self, model, **options):
+        inner_init(self, model, **options)
         policies.append(self)
 
-    def batches(trajectories, advantages, **options):
-        chosen.append(list(trajectories))
-        return inner_batches(trajectories, advantages, **options)
-
     def step(self, **options):
-        [policy], rows = policies, chosen[-1]
-        ours = {name: _take_gradient(p) for name, p in policy.trainable.items()}
+        [policy], rows = policies, learnt_from[-1].trajectories
+        ours = {name: master.grad.clone() for name, master in self._masters.items()}
         loss, count = torch.zeros(()), 0
         for row in rows:
             group = [other.total_reward for other in rows if other.seed == row.seed]
@@ -295,30 +133,13 @@ def test_the_gradient_of_an_update_by_hand(config, monkeypatch):
         for name, p in policy.trainable.items():
             assert p.grad is not None
             assert float((ours[name] - p.grad).abs().max()) < 1e-4 * scale, name
+            p.grad = None
         return inner_step(self, **options)
 
     monkeypatch.setattr(Policy, "__init__", init)
-    monkeypatch.setattr(train_module, "microbatches", batches)
     monkeypatch.setattr(MasterAdam, "step", step)
     train(dataclasses.replace(config, env_args='{"turns": 2}', updates=2, eval_every=0, max_tokens=3))
-    assert len(chosen) == 2
-
-
-def _take_gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
-    assert parameter.grad is not None
-    gradient, parameter.grad = parameter.grad, None
-    return gradient
-
-
-def test_more_updates_can_be_added_to_a_finished_run(config, tmp_path):
-    train(config)
-    run = train(dataclasses.replace(config, resume=True, updates=6))
-    assert run.updates_done == 6
-    whole = dataclasses.replace(config, run_dir=tmp_path / "whole", updates=6)
-    train(whole)
-    assert adapter_bytes(config.run_dir) == adapter_bytes(whole.run_dir)
-    kinds = [(row["kind"], row["update"]) for row in rows_of(config.run_dir)]
-    assert len(kinds) == len(set(kinds))
+    assert len(learnt_from) == 2
 
 
 def test_a_run_of_constant_groups_learns_nothing_and_goes_on(config):
@@ -333,28 +154,101 @@ def test_a_run_of_constant_groups_learns_nothing_and_goes_on(config):
             assert not parameter.any()
 
 
-def test_unscorable_episodes_take_no_part(config, monkeypatch):
-    seen: list[Any] = []
-    inner = batching.microbatches
-
-    def watch(trajectories, advantages, **options):
-        seen.append((trajectories, advantages))
-        return inner(trajectories, advantages, **options)
-
-    monkeypatch.setattr(train_module, "microbatches", watch)
+def test_unscorable_episodes_take_no_part(config, learnt_from):
     train(dataclasses.replace(config, env_args='{"outage": true}', updates=3, eval_every=0))
     rows = rows_of(config.run_dir)
     assert any(0.0 < row["unscorable_share"] < 1.0 for row in rows)
+    assert all("broken_share" not in row for row in rows)  # the environment did answer
     assert all(0.0 <= row["return_mean"] <= 1.0 for row in rows)  # none of the outages' 1000
-    assert seen
-    for trajectories, advantages in seen:
+    assert sum(len(credit.trajectories) for credit in learnt_from) > 12
+    for credit in learnt_from:
         by_seed: dict[int, list[float]] = {}
-        for trajectory, advantage in zip(trajectories, advantages, strict=True):
+        for trajectory, advantage in zip(credit.trajectories, credit.advantages, strict=True):
             assert trajectory.is_scorable
             by_seed.setdefault(trajectory.seed, []).append(advantage[0])
         for of_group in by_seed.values():
             assert sum(of_group) == pytest.approx(0.0, abs=1e-6)
             assert max(of_group) - min(of_group) == pytest.approx(1.0)
+
+
+def test_an_environment_that_fails_now_and_then(config, capsys):
+    """Errors in the middle, problems that never begin, a prompt that is too long: the run goes on, and counts them."""
+    broken = dataclasses.replace(config, env_args='{"raises": true, "refuses": [5, 6], "turns": 2}', eval_every=0)
+    train(broken)
+    rows = rows_of(config.run_dir)
+    assert [row["update"] for row in rows] == [1, 2, 3, 4]
+    # Of update 2, seeds 4 to 7, two problems of four never began: 8 episodes of 16, and of the others a few broke off.
+    in_second = rows[1]["broken_share"] * 16
+    assert in_second == pytest.approx(8 + rows[1]["unscorable_share"] * 8)
+    assert in_second > 8
+    for row in (rows[0], rows[2], rows[3]):
+        assert row.get("broken_share", 0.0) == row["unscorable_share"] < 0.9
+    assert rows[1]["groups"] == 2
+    said = capsys.readouterr().out
+    assert "Toy-v0 failed with seed 5: LookupError: no task 5" in said
+    assert said.count("OSError: the grader is gone") == 1 == said.count("LookupError")
+
+
+def test_a_prompt_that_is_too_long_is_passed_over(config, monkeypatch):
+    inner = Toy.reset
+
+    def reset(self, *, seed=None, options=None):
+        text, info = inner(self, seed=seed, options=options)
+        return "1 " * 200 if seed == 34 else text, info  # preflight looks at the first 32
+
+    monkeypatch.setattr(Toy, "reset", reset)
+    train(dataclasses.replace(config, updates=3, groups_per_batch=16, group_size=2, eval_every=0))
+    assert [row.get("broken_share", 0.0) for row in rows_of(config.run_dir)] == [0.0, 0.0, 1 / 16]
+    assert [row["groups"] for row in rows_of(config.run_dir)] == [16, 16, 15]
+
+
+def test_ten_broken_problems_in_a_row_end_it_with_the_reason(config):
+    Toy.hook = Hook(17, lambda: setattr(Toy, "hook", staticmethod(fail)))
+    with pytest.raises(BrokenEnvironmentError) as caught:
+        train(dataclasses.replace(config, eval_every=0))
+    assert str(caught.value).startswith("10 problems in a row could not be played, the last one Toy-v0 with seed 13: ")
+    checkpoint = newest_checkpoint(config.run_dir)
+    assert checkpoint is not None
+    assert checkpoint.name == "update_000003"
+
+
+def fail() -> None:
+    raise OSError("the sandbox is down")
+
+
+def test_through_the_command_line_that_is_one_line(config, capsys):
+    from trainers.cli.running import run_command
+
+    def main(_: Any) -> None:
+        Toy.hook = Hook(17, lambda: setattr(Toy, "hook", staticmethod(fail)))
+        train(dataclasses.replace(config, eval_every=0))
+
+    assert run_command(TrainConfig, main, description="", arguments=["--model", "m", "--env", TOY]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == (
+        "error: 10 problems in a row could not be played, the last one Toy-v0 with seed 13: "
+        "OSError: the sandbox is down"
+    )
+
+
+def test_environments_are_mixed_by_weight(config):
+    mixed = dataclasses.replace(
+        config, env=(TOY, OTHER, TOY), env_weights=(2.0, 1.0, 1.0),
+        env_args=("{}", '{"constant": true}', '{"turns": 2}'),
+    )  # fmt: skip
+    train(mixed)
+    rows = rows_of(config.run_dir, "update")
+    for row in rows:
+        assert row["OtherToy-v0/return_mean"] == 1.0
+        assert (row["Toy-v0#1/turns_mean"], row["Toy-v0#2/turns_mean"], row["turns_mean"]) == (1.0, 2.0, 1.25)
+        parts = [row[f"{name}/return_mean"] for name in ("Toy-v0#1", "Toy-v0#1", "OtherToy-v0", "Toy-v0#2")]
+        assert row["return_mean"] == pytest.approx(sum(parts) / 4)
+        assert row["constant_groups_share"] >= 0.25
+    assert {row["OtherToy-v0/return_mean"] for row in rows_of(config.run_dir, "evaluation")} == {1.0}
+    checkpoint = newest_checkpoint(config.run_dir)
+    assert checkpoint is not None
+    state = torch.load(checkpoint / "trainer_state.pt", weights_only=True)
+    assert state["drawn"] == {"drawn": {"Toy-v0#1": 8, "OtherToy-v0": 4, "Toy-v0#2": 4}}
 
 
 def test_microbatches_and_waves_change_memory_not_results(config, uninterrupted, tmp_path):
@@ -419,7 +313,14 @@ def test_an_unknown_name_of_the_machinery_is_one_line(config, name, value):
 
 def test_it_learns(config):
     learning = dataclasses.replace(
-        config, updates=16, groups_per_batch=8, group_size=16, max_tokens=1, learning_rate=2e-2, eval_every=0
+        config,
+        updates=16,
+        groups_per_batch=8,
+        group_size=16,
+        max_tokens=1,
+        learning_rate=2e-2,
+        eval_every=0,
+        tokens_per_microbatch=4096,
     )
     train(learning)
     returns = [row["return_mean"] for row in rows_of(config.run_dir)]
@@ -431,14 +332,14 @@ def test_it_learns(config):
 def test_it_learns_over_turns(config, credit):
     # Every turn is paid for by itself: three small numbers in a row.
     learning = dataclasses.replace(
-        config, env_args='{"turns": 3}', updates=14, group_size=16, max_tokens=1, learning_rate=2e-2, eval_every=0,
-        credit=credit,
+        config, env_args='{"turns": 3}', updates=18, group_size=16, max_tokens=1, learning_rate=2e-2, eval_every=0,
+        tokens_per_microbatch=4096, credit=credit,
     )  # fmt: skip
     train(learning)
     rows = rows_of(config.run_dir)
     assert all(row["turns_mean"] == 3.0 for row in rows)
     assert rows[0]["return_mean"] < 1.9
-    assert rows[-1]["return_mean"] > 2.2
+    assert sum(row["return_mean"] for row in rows[-3:]) / 3 > 2.1
 
 
 def test_the_learning_rate_follows_the_schedule(config, monkeypatch):

@@ -17,6 +17,7 @@ from trainers.config import ConfigError, Interrupted
 
 Config = TypeVar("Config")
 
+EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # as the shell has it: 128 and the signal's number
 
 
@@ -42,7 +43,8 @@ def run_command(
         needs_models: whether transformers is going to be loaded, and must be told to be quiet.
 
     Returns:
-        The exit code: 0, 2 for what the user did wrong, 130 after Ctrl-C.
+        The exit code: 0, 2 for what the user did wrong, 1 where something else ended a run that was well begun, as when
+        its environments fail or the disk is full, 130 after Ctrl-C.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -62,7 +64,23 @@ def run_command(
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return EXIT_INTERRUPTED
+    except Exception as error:
+        if not _says_enough(error):
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_FAILED
     return 0
+
+
+def _says_enough(error: Exception) -> bool:
+    """Whether an error's message is one line for the user. Looked up where its module is loaded: some load torch."""
+    return any(
+        name in sys.modules and isinstance(error, getattr(sys.modules[name], of_it))
+        for name, of_it in (
+            ("trainers.environments", "BrokenEnvironmentError"),
+            ("trainers.checkpoints", "CheckpointError"),
+        )
+    )
 
 
 def resume_command(run_dir: Path, *, words: Sequence[str] | None = None, prog: str | None = None) -> str:

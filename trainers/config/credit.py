@@ -33,22 +33,23 @@ class CreditOptions:
     overlong_penalty: float = 1.0
     """With overlong=penalize: what an answer of max_tokens loses."""
     overlong_buffer: int = 64
-    """With overlong=penalize: how many tokens before max_tokens the penalty begins to grow from 0; at most max_tokens."""
+    """With overlong=penalize: how many tokens before max_tokens the penalty begins to grow from 0; no more than
+    max_tokens."""
 
     def check_credit(self, *, max_tokens: int) -> None:
         """Raises:
         ConfigError: naming the first setting that cannot work.
-        """  # noqa: D205, D212
+        """  # noqa: D205
         one_of(self, "advantage", get_args(Advantage))
         one_of(self, "credit", get_args(Credited))
         one_of(self, "overlong", get_args(Overlong))
         if self.credit == "state" and self.advantage != "mean":
-            raise ConfigError(f"credit=state has a baseline of its own: it goes with advantage=mean, not {self.advantage}")
+            raise ConfigError(
+                f"credit=state has a baseline of its own: it goes with advantage=mean, not {self.advantage}"
+            )
         if not 0 < self.discount <= 1:
             raise ConfigError(f"discount must lie above 0 and not above 1, not {self.discount}")
         positive(self, ("overlong_buffer",))
         not_negative(self, ("overlong_penalty",))
         if self.overlong == "penalize" and self.overlong_buffer > max_tokens:
-            raise ConfigError(
-                f"overlong_buffer is {self.overlong_buffer}, more tokens than an answer may have: max_tokens is {max_tokens}"
-            )
+            raise ConfigError(f"overlong_buffer must not be above max_tokens, {max_tokens}, not {self.overlong_buffer}")

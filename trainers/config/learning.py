@@ -48,7 +48,7 @@ class LearningOptions:
     def check_learning(self) -> None:
         """Raises:
         ConfigError: naming the first setting that cannot work.
-        """  # noqa: D205, D212
+        """  # noqa: D205
         at_least_one(self, ("lora_rank", "lora_alpha", "tokens_per_microbatch"))
         positive(self, ("learning_rate", "adam_eps", "max_grad_norm"))
         not_negative(self, ("warmup_updates",))

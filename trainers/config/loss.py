@@ -59,7 +59,7 @@ class LossOptions:
     def check_loss(self, *, has_full_support: bool) -> None:
         """Raises:
         ConfigError: naming the first setting that cannot work.
-        """  # noqa: D205, D212
+        """  # noqa: D205
         one_of(self, "loss", get_args(LossName))
         one_of(self, "aggregation", get_args(Aggregation))
         one_of(self, "kl_in", get_args(KLIn))

@@ -49,7 +49,7 @@ class RunningOptions:
     def check_running(self) -> None:
         """Raises:
         ConfigError: naming the first setting that cannot work.
-        """  # noqa: D205, D212
+        """  # noqa: D205
         at_least_one(self, ("updates", "eval_size", "checkpoints_kept"))
         not_negative(self, ("eval_every", "save_every", "seed", "record_groups"))
         if self.seed >= _SEEDS:

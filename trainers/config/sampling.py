@@ -31,8 +31,8 @@ class SamplingOptions:
     temperature: float = 1.0
     """Of sampling, and of the policy that is trained: both divide the logits by it."""
     top_p: float = 1.0
-    """Sample from the most probable tokens that hold this much probability. Below 1 only with loss=reinforce: the others
-    need the ratio of two policies, and one of them would give 0 to tokens that the other one gives something."""
+    """Sample from the most probable tokens that hold this much probability. Below 1 only with loss=reinforce: the
+    others need the ratio of two policies, and one of them would give 0 to tokens that the other gives something."""
     top_k: int = 0
     """Sample from so many of the most probable tokens; 0: from all. The same holds of it."""
     max_rows: int = 512
@@ -45,7 +45,7 @@ class SamplingOptions:
     def check_sampling(self) -> None:
         """Raises:
         ConfigError: naming the first setting that cannot work.
-        """  # noqa: D205, D212
+        """  # noqa: D205
         if self.group_size < 2:
             raise ConfigError(
                 f"group_size is {self.group_size}: advantages are rewards minus the mean of their group, "

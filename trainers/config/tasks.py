@@ -12,7 +12,7 @@ import tyro
 from trainers.config.checks import at_least_one, json_object, one_line
 from trainers.config.errors import ConfigError
 
-Repeated = tyro.conf.UseAppendAction
+Repeated: Any = tyro.conf.UseAppendAction
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ _READING = "reading.pt"
 _UNFINISHED = "base_interrupted"
 _FILES = {
     "table": "scores.csv",
+    "report": "report.html",
     "curve": "curve.png",
     "adapter": "adapter",
     "metrics": "metrics.jsonl",

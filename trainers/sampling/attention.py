@@ -35,7 +35,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, *, scale
     if queries.device.type != "cpu":
         found = F.scaled_dot_product_attention(queries, keys, values, mask, scale=scale, enable_gqa=True)
         return found.transpose(1, 2)
-    n, heads, t, size = queries.shape
+    n, heads, t, _ = queries.shape
     per_row = heads * t * keys.shape[2]
     rows = max(1, _SCORES_AT_A_TIME // per_row)
     if rows >= n:

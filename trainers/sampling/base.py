@@ -40,8 +40,8 @@ class Session(Protocol):
             temperature: 1.0 samples from the policy; 0.0 takes the most probable token.
             top_p: sample from the most probable tokens that together have at least this probability.
             top_k: sample from so many of the most probable tokens; 0: from all.
-            progress: is told now and then how many rows are done, those under way by the share of `max_tokens` that they
-                have. What it raises ends the sampling.
+            progress: is told now and then how many rows are done, those under way by the share of `max_tokens` that
+                they have. What it raises ends the sampling.
 
         Returns:
             One completion a row in `feeds`. Their logprobs are those at the temperature sampled at (at 1.0 for 0.0),

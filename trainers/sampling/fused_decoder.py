@@ -59,8 +59,8 @@ class FusedDecoder:
         if not all(product.can_refresh() for product in self._products):
             return False
         matrices = [matrix for product in self._products for matrix in product.matrices()]
-        # Equal only if the adapter is: which tensors it is made of (they are held, so that no other gets their address),
-        # how often each was written to, and how it is scaled.
+        # Equal only if the adapter is: which tensors it is made of (they are held, so that no other gets their
+        # address), how often each was written to, and how it is scaled.
         seen = (*((m.data_ptr(), m._version) for m in matrices), *(product.scales() for product in self._products))
         if seen != self._seen or not self._held:
             for product in self._products:

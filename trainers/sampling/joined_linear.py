@@ -28,7 +28,7 @@ class JoinedLinear:
 
     def __init__(self, modules: Sequence[Any]) -> None:
         self._modules = modules
-        self._bases: list[nn.Linear] = [getattr(module, "base_layer", module) for module in modules]
+        self._bases: list[Any] = [getattr(module, "base_layer", module) for module in modules]
         self._adapted = [module for module in modules if hasattr(module, "base_layer")]
         self._size = sum(base.out_features for base in self._bases)
         biases = [b.bias if b.bias is not None else b.weight.new_zeros(b.out_features) for b in self._bases]
@@ -59,6 +59,7 @@ class JoinedLinear:
         """Take over whether the adapters are switched on."""
         self._is_on = any(not module.disable_adapters for module in self._adapted)
 
+    @torch.inference_mode(mode=False)  # training goes on with weights that are made here
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the adapters' values."""

@@ -1,4 +1,4 @@
-"""The embedded sampler: the policy's own weights, a cache that is kept over turns, and no row that waits for another."""
+"""The embedded sampler: the policy's own weights, a cache kept over turns, and no row that waits for another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainers.sampling.packed_linear import packed_head
 from trainers.sampling.ragged_cache import RaggedCache
 from trainers.trajectories import Completion
 
-# Prompts are computed in slices of about this many tokens, to bound the memory of activations.
+# Prompts, and what rows are told, are computed in slices of about this many tokens, to bound the memory of activations.
 _PREFILL_TOKENS = 16_384
 
 # New rows begin when so large a share of the places is free: few passes over prompts, few places that stand empty.
@@ -144,7 +144,7 @@ class TorchSession:
                     active, order = self._compact(goes_on, active)
                     token = token[order]
                 if active:
-                    self._forward(token.unsqueeze(1), torch.ones_like(token))
+                    self._forward(token)
                 steps += 1
                 if progress is not None and steps % _STEPS_UNTOLD == 0:
                     progress(turn.done())
@@ -192,8 +192,7 @@ class TorchSession:
         while start < len(ledgers):
             longest = len(ledgers[start])
             part = ledgers[start : start + max(1, _PREFILL_TOKENS // longest)]
-            tokens = torch.tensor([[*ledger, *[0] * (longest - len(ledger))] for ledger in part], device=self._device)
-            lengths = torch.tensor([len(ledger) for ledger in part], device=self._device)
+            tokens, lengths = self._padded(part)
             hidden.append(self._run(cache, tokens, lengths, first_slot=start))
             start += len(part)
         return cache, torch.cat(hidden)
@@ -206,14 +205,23 @@ class TorchSession:
         chosen[list(rows)] = True
         active, _ = self._compact(chosen[self._row_of_slot], len(self._row_of_slot))
         texts = [self._ledgers[row][self._known[row] :] for row in self._row_of_slot[:active].tolist()]
-        longest = max(map(len, texts))
-        tokens = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=self._device)
-        self._forward(tokens, torch.tensor([len(text) for text in texts], device=self._device))
+        at_a_time = max(1, _PREFILL_TOKENS // max(map(len, texts)))
+        for start in range(0, active, at_a_time):
+            part = texts[start : start + at_a_time]
+            tokens, lengths = self._padded(part)
+            self._hidden[start : start + len(part)] = self._run(self._cache, tokens, lengths, first_slot=start)
         return active
 
-    def _forward(self, tokens: Tensor, lengths: Tensor) -> None:
-        """Append `tokens` `[n, t]`, of which `lengths` `[n]` are real, to the first n slots."""
-        self._hidden[: len(tokens)] = self._run(self._cache, tokens, lengths, first_slot=0)
+    def _forward(self, tokens: Tensor) -> None:
+        """Append one token to each of the first slots: `[n]`."""
+        found = self._run(self._cache, tokens[:, None], torch.ones_like(tokens), first_slot=0)
+        self._hidden[: len(tokens)] = found
+
+    def _padded(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Tokens `[n, t]`, and how many of them are real: `[n]`."""
+        longest = max(map(len, texts))
+        tokens = [[*text, *[0] * (longest - len(text))] for text in texts]
+        return torch.tensor(tokens, device=self._device), torch.tensor([*map(len, texts)], device=self._device)
 
     def _run(self, cache: RaggedCache, tokens: Tensor, lengths: Tensor, *, first_slot: int) -> Tensor:
         mask, positions = cache.begin(lengths, width=tokens.shape[1], first_slot=first_slot)

