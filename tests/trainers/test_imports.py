@@ -16,6 +16,9 @@ def test_no_trainer_imports_the_environments(run_python, tmp_path):
         "trainers.sampling.torch_sampler",
         "trainers.recipes.tic_tac_toe",
         "trainers.player",
+        "trainers.learn",
+        "trainers.schedule",
+        "trainers.config.loss",
     } <= set(names)
     code = f"""
 import importlib, sys
@@ -36,6 +39,7 @@ def test_settings_and_commands_load_no_torch(run_python, tmp_path):
     code = """
 import sys
 import trainers.config, trainers.trajectories, trainers.charts, trainers.recipes.cli
+import trainers.cli.train, trainers.cli.running
 import trainers.recipes.rl_basic, trainers.recipes.guess_number, trainers.recipes.tic_tac_toe
 assert not {"torch", "transformers", "peft", "matplotlib", "pettingzoo"} & set(sys.modules)
 print("done")

@@ -18,7 +18,7 @@ from trainers.policy import Policy
 from trainers.trajectories import Completion, Trajectory, Turn
 
 CONFIG = TrainConfig(
-    model="m", env="e", learning_rate=0.02, max_tokens=7, temperature=0.8, clip_low=0.1, clip_high=0.15,
+    model="m", env=("e",), learning_rate=0.02, max_tokens=7, temperature=0.8, clip_low=0.1, clip_high=0.15,
     correction_limit=1.3, tokens_per_microbatch=50, seed=3,
 )  # fmt: skip
 EPS = 0.05  # of Adam: large, so that a step is a smooth function of the gradient
@@ -27,7 +27,7 @@ GROUPS = [0, 0, 0, 2, 2, 3, 3, 3, 5]
 
 @pytest.fixture(scope="module")
 def ledgers() -> list[Trajectory]:
-    """Nine trajectories of four groups; every third one of two turns, and one in which nothing was said."""
+    """Nine trajectories of four groups; every third one has two turns."""
     draw = torch.Generator().manual_seed(0)
 
     def words(count: int) -> list[int]:
@@ -71,7 +71,8 @@ def _logprobs(policy: Policy, trajectory: Trajectory) -> Tensor:
     tokens = torch.tensor(trajectory.tokens)
     logits = policy.model(input_ids=tokens[None]).logits[0] / CONFIG.temperature
     every = logits.log_softmax(-1)[:-1].gather(1, tokens[1:, None]).squeeze(1)
-    return every[torch.tensor(trajectory.is_action[1:])]
+    found: Tensor = every[torch.tensor(trajectory.is_action[1:])]
+    return found
 
 
 class Naive:
@@ -188,12 +189,13 @@ def both(llama_folder, load_policy, ledgers, monkeypatch):
         inner = learn_module._Step.backward
         optimizer = MasterAdam(ours.trainable, learning_rate=9.0, eps=EPS)
         before = ours.snapshot()
+
+        def backward(self: Any, numbers: list[int], optimizer: MasterAdam) -> None:
+            dealt.append(list(numbers))
+            inner(self, numbers, optimizer)
+
         with monkeypatch.context() as patch:
-            patch.setattr(
-                learn_module._Step,
-                "backward",
-                lambda self, numbers, o: (dealt.append(list(numbers)), inner(self, numbers, o)),
-            )
+            patch.setattr(learn_module._Step, "backward", backward)
             learned = learn(ours, optimizer, credit, config, update=4, corrects=corrects)
         naive = Naive(theirs, credit, config, corrects=corrects)
         for numbers in dealt:
@@ -342,8 +344,7 @@ def test_progress_is_told_to_the_end(llama_folder, load_policy, ledgers):
     policy = load_policy(llama_folder)
     credit = sampled_by(policy, ledgers, noise=0.0)
     told: list[tuple[int, int]] = []
-    config = dataclasses.replace(CONFIG, minibatches=2, epochs=2, kl_coef=0.1)
-    optimizer = MasterAdam(policy.trainable)
+    config, optimizer = dataclasses.replace(CONFIG, minibatches=2, epochs=2, kl_coef=0.1), MasterAdam(policy.trainable)
     learn(
         policy,
         optimizer,

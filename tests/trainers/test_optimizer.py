@@ -118,7 +118,6 @@ def test_gradients_add_up_in_float32():
     optimizer = MasterAdam({"p": p}, learning_rate=1.0, eps=1e9)  # a step of the gradient over 1e9
     p.grad = torch.tensor([256.0, 0.0], dtype=torch.bfloat16)
     optimizer.collect()
-    assert p.grad is None
     for _ in range(64):
         p.grad = torch.tensor([1.0, 0.0], dtype=torch.bfloat16)
         optimizer.collect()
@@ -136,8 +135,9 @@ def test_a_gradient_that_is_no_number_changes_nothing(bad, max_grad_norm):
     optimizer.step()
     before = optimizer.copied_state()
     give_gradients(ours, 1)
-    assert ours["a"].grad is not None
-    ours["a"].grad[0, 0] = bad
+    gradient = ours["a"].grad
+    assert gradient is not None
+    gradient[0, 0] = bad
     assert not math.isfinite(optimizer.step(max_grad_norm=max_grad_norm))
     for name, p in ours.items():
         assert torch.equal(p, before["masters"][name])

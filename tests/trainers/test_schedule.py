@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.trainers.toy_runs import Hook, Toy, assert_same_run, register_toys, rows_of, toy_config
-from trainers import train as train_module
+from trainers import learn as learn_module
 from trainers.checkpoints import newest_checkpoint
 from trainers.config import Interrupted
 from trainers.environments import BrokenEnvironmentError
@@ -193,13 +193,13 @@ def test_the_numbers_do_not_depend_on_who_is_faster(config, uninterrupted, monke
     train(config)
     assert_same_run(config.run_dir, uninterrupted)
     monkeypatch.setattr(Toy, "hook", None)
-    inner = train_module.learn
+    inner = learn_module.learn
 
     def slowly(*arguments: Any, **options: Any) -> Any:
         time.sleep(0.2)
         return inner(*arguments, **options)
 
-    monkeypatch.setattr(train_module, "learn", slowly)
+    monkeypatch.setattr("trainers.train.learn", slowly)
     train(dataclasses.replace(config, overwrite=True))
     assert_same_run(config.run_dir, uninterrupted)
 

@@ -9,6 +9,7 @@ import torch
 from pettingzoo.utils import BaseWrapper
 
 from trainers import games as games_module
+from trainers.batching import Row, microbatches
 from trainers.games import SELF, Lineup, make_game, play_games
 from trainers.opponents import OpponentPool
 from trainers.policy import Policy
@@ -88,10 +89,10 @@ def gaps(policy: Policy, trajectories: list[Trajectory]) -> list[float]:
     """By how much each trajectory's logprobs differ from those of the policy as it computes now."""
     found = []
     for trajectory in trajectories:
-        flags = torch.tensor([trajectory.is_action])
+        [batch] = microbatches([Row(trajectory, [0.0] * len(trajectory.turns), 1.0, 0)], tokens_per_microbatch=1)
         with torch.no_grad():
-            logprobs = policy.logprobs(torch.tensor([trajectory.tokens]), flags, temperature=SETTINGS.temperature)
-        sampled = torch.tensor(trajectory.logprobs)[flags[0]]
+            logprobs = policy.logprobs(batch, temperature=SETTINGS.temperature)
+        sampled = batch.sampled_logprobs
         found.append(float((logprobs - sampled).abs().max()))
     return found
 
@@ -132,7 +133,8 @@ def test_the_policy_is_what_it_was_bit_for_bit(match):
             assert torch.equal(tensor, kept[number][name])
     # And it can be trained: every parameter that matters gets a gradient.
     row = groups[0].trajectories[0]
-    match.policy.logprobs(torch.tensor([row.tokens]), torch.tensor([row.is_action])).sum().backward()
+    [batch] = microbatches([Row(row, [0.0] * len(row.turns), 1.0, 0)], tokens_per_microbatch=1)
+    match.policy.logprobs(batch).sum().backward()
     assert all(parameter.grad is not None for parameter in match.policy.trainable.values())
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.trainers.toy_runs import Hook, Toy, adapter_bytes, assert_same_run, register_toys, rows_of, toy_config
-from trainers import checkpoints, collect, trackers
+from trainers import checkpoints, collect, credit, trackers
 from trainers import learn as learn_module
 from trainers import run as run_module
 from trainers import train as train_module
@@ -105,7 +105,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, uninterrupted, aft
 
 def test_an_error_is_raised_as_it_is_after_a_checkpoint(config, uninterrupted, monkeypatch):
     calls = 0
-    inner = collect.assign_credit
+    inner = credit.assign_credit
 
     def fail(*arguments, **options):
         nonlocal calls

@@ -19,7 +19,7 @@ from tests.trainers.toy_runs import (
     rows_of,
     toy_config,
 )
-from trainers import train as train_module
+from trainers import learn as learn_module
 from trainers.checkpoints import newest_checkpoint
 from trainers.config import ConfigError, TrainConfig
 from trainers.credit import Credit
@@ -95,13 +95,13 @@ def test_the_same_seed_gives_the_same_run_and_another_another(config, uninterrup
 def learnt_from(monkeypatch):
     """What every update was given to learn from."""
     found: list[Credit] = []
-    inner = train_module.learn
+    inner = learn_module.learn
 
     def learn(policy, optimizer, credit, *arguments, **options):
         found.append(credit)
         return inner(policy, optimizer, credit, *arguments, **options)
 
-    monkeypatch.setattr(train_module, "learn", learn)
+    monkeypatch.setattr("trainers.train.learn", learn)
     return found
 
 
@@ -303,7 +303,8 @@ def test_a_folder_without_weights_is_one_line(config, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("device", "abacus"), ("dtype", "float33"), ("attention", "no_such_kernel")]
+    ("name", "value"),
+    [("device", "abacus"), ("device", "cuda:99"), ("dtype", "float33"), ("attention", "no_such_kernel")],
 )
 def test_an_unknown_name_of_the_machinery_is_one_line(config, name, value):
     with pytest.raises(ConfigError, match=value) as caught:

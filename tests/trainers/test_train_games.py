@@ -3,13 +3,13 @@
 import dataclasses
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
+from tests.trainers.toy_runs import assert_same_run, rows_of
 from trainers.checkpoints import newest_checkpoint
 from trainers.config import ConfigError, Interrupted, TrainConfig
 from trainers.games import make_game
@@ -19,31 +19,16 @@ from trainers.run_log import RunLog
 from trainers.sampling.torch_sampler import TorchSession
 from trainers.train import train
 
-TIMES = ("seconds", "sampling_seconds", "env_seconds", "training_seconds")
-
 
 @pytest.fixture
 def config(ttt_folder, tmp_path):
     return TrainConfig(
-        model=str(ttt_folder), env="llm_envs:TicTacToe-v0", run_dir=tmp_path / "run", updates=4, groups_per_batch=6,
+        model=str(ttt_folder), env=("llm_envs:TicTacToe-v0",), run_dir=tmp_path / "run", updates=4, groups_per_batch=6,
         group_size=8, max_tokens=2, learning_rate=1e-2, lora_rank=4, lora_alpha=4, eval_every=2, eval_size=3,
         save_every=2, device="cpu", dtype="float32", tokens_per_microbatch=256, credit="state",
         opponents='{"self": 1, "past": 2, "base": 1, "random": 1}', past_every=1, past_kept=2,
-        env_args='{"illegal_penalty": -0.75, "opening_moves": 2}', eval_env_args='{"opponent": "optimal"}',
+        env_args=('{"illegal_penalty": -0.75, "opening_moves": 2}',), eval_env_args=('{"opponent": "optimal"}',),
     )  # fmt: skip
-
-
-def rows_of(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what depends on the clock."""
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    assert rows_of(a) == rows_of(b)
-    assert (a / "episodes.jsonl").read_text() == (b / "episodes.jsonl").read_text()
-    adapter = "adapter/adapter_model.safetensors"
-    assert (a / adapter).read_bytes() == (b / adapter).read_bytes()
 
 
 @pytest.fixture
@@ -65,8 +50,9 @@ def test_a_run_writes_what_it_promises(config, monkeypatch):
 
     monkeypatch.setattr(OpponentPool, "draw", draw)
     log = RunLog(config, console=Console(file=io.StringIO()))
-    said: list[str] = []
-    monkeypatch.setattr(log, "progress", said.append)
+    stages: list[tuple[str, int, list[int]]] = []
+    monkeypatch.setattr(log, "stage", lambda name, total, unit: stages.append((name, total, [])))
+    monkeypatch.setattr(log, "advance", lambda done: stages[-1][2].append(done))  # noqa: PLW0108 (the last one then)
     run = train(config, log=log)
     assert not any(name.startswith("past") for name in met[0])
     assert {name for names in met[2:] for name in names if name.startswith("past")} <= {f"past {n}" for n in (1, 2, 3)}
@@ -80,10 +66,15 @@ def test_a_run_writes_what_it_promises(config, monkeypatch):
         assert all(-1.0 <= row[name] <= 1.0 for name in expected)
         assert row["logprob_gap"] < 1e-5
     assert [row["update"] for row in rows if row["kind"] == "evaluation"] == [0, 2, 4]
-    # Each update was sampled problem by problem, not seat by seat.
-    first = [text for text in said if text.startswith("update 1: sampled")]
-    assert first[-1] == "update 1: sampled 6 of 6 groups"
-    assert len(first) == 6 + met[0].count("self")
+    # What is under way is shown, game by game, until all 6 lineups of 8 are over.
+    assert {(name, total) for name, total, _ in stages} == {
+        ("sampling", 48), ("grading", 48), ("training", 100), ("evaluating", 1)
+    }  # fmt: skip
+    ends = [
+        done[-1] for i, (name, _, done) in enumerate(stages[1:]) if name == "grading" and stages[i + 2][0] == "training"
+    ]
+    assert ends == [48] * 4
+    assert [done[-1] for name, _, done in stages if name == "training"] == [100] * 4
     checkpoint = newest_checkpoint(config.run_dir)
     assert checkpoint is not None
     state = torch.load(checkpoint / "trainer_state.pt", weights_only=True)
@@ -201,7 +192,7 @@ def test_it_learns_to_name_a_cell(config):
     """From random words to moves, against itself and against what it was."""
     learning = dataclasses.replace(
         config, updates=8, groups_per_batch=8, group_size=16, max_tokens=1, learning_rate=2e-2, eval_every=0,
-        env_args="{}", opponents='{"self": 1, "past": 1}',
+        env_args=("{}",), opponents='{"self": 1, "past": 1}',
     )  # fmt: skip
     train(learning)
     junk = [row["verdict_unparsed"] for row in rows_of(config.run_dir)]

@@ -55,7 +55,9 @@ class TrainConfig(RunningOptions, LearningOptions, LossOptions, CreditOptions, S
                 "max_staleness: a game of several players is sampled by models in turn, not beside training"
             )
         if self.sampler != "torch" and self.opponent_shares():
-            raise ConfigError(f"sampler={self.sampler}: a game of several players is sampled by several models; use torch")
+            raise ConfigError(
+                f"sampler={self.sampler}: a game of several players is sampled by several models; use torch"
+            )
         self.check_tasks(evaluates=self.eval_every > 0)
 
     def learning_rate_at(self, update: int) -> float:
