@@ -3,8 +3,8 @@
 python -m benchmarks.sampler --vllm-python PATH
 python -m benchmarks.sampler --model tiny --rows 8 --max-tokens 4 --rounds 1 --no-record    to try it
 
-Each is in a process of its own. Rounds alternate, with other prompts in every round but the same for all, after one
-that warms up; the best round of each counts. Prompts are those of GSM8K (`LLM_ENVS_DATA`; else made-up problems), in
+Each is in a process of its own, one after the other, with other prompts in every round but the same for all; after a
+round that warms up the best one counts. Prompts are those of GSM8K (`LLM_ENVS_DATA`; else made-up problems), in
 groups of 8, answers have all of `--max-tokens` tokens at temperature 1 without cuts, weights are bfloat16, and a LoRA
 adapter that changes what is said is on all linear layers.
 
@@ -18,8 +18,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,55 +90,54 @@ def prompts_of(model: str, env_id: str, seeds: Sequence[int]) -> list[list[int]]
     return [renderer.prompt(messages) for messages in opening_messages(env_id, seeds)]
 
 
-def open_peers(stack: ExitStack, config: Config, model: str, adapter: str) -> tuple[dict[str, Peer], dict[str, str]]:
-    """The processes by contender, with their models loaded; and the versions that they report."""
-    started = {OURS: Peer("benchmarks.sampler_ours")}
-    if config.generate:
-        started[GENERATE] = Peer("benchmarks.sampler_ours")
-    if config.vllm_python:
+def contenders(config: Config) -> list[str]:
+    """Who is timed, in this order."""
+    return [OURS, *([VLLM] if config.vllm_python else []), *([GENERATE] if config.generate else []),
+            *([VLLM_ADAPTER] if config.vllm_python else [])]  # fmt: skip
+
+
+@contextmanager
+def opened(name: str, config: Config, model: str, adapter: str) -> Iterator[tuple[Peer, str]]:
+    """A contender's process, with its model loaded, and the versions that it reports."""
+    peer = Peer("benchmarks.sampler_ours")
+    if name in (VLLM, VLLM_ADAPTER):
         variables = {"VLLM_CPU_KVCACHE_SPACE": str(config.vllm_cache_gib), "VLLM_LOGGING_LEVEL": "ERROR"}
-        for name in (VLLM, VLLM_ADAPTER):
-            started[name] = Peer("benchmarks.sampler_vllm", python=config.vllm_python, environment=variables)
-    versions = {}
-    for name, peer in started.items():
-        stack.enter_context(peer)
+        peer = Peer("benchmarks.sampler_vllm", python=config.vllm_python, environment=variables)
+    with peer:
         opening = {
             "who": name, "model": model, "adapter": "" if name == VLLM else adapter, "lora_rank": config.lora_rank,
             "arguments": json.loads(config.vllm_args),
         }  # fmt: skip
         found = peer.ask(opening, limit_seconds=600.0)
-        versions[name] = " ".join(f"{package} {version}" for package, version in found.items())
-    return started, versions
+        yield peer, " ".join(f"{package} {version}" for package, version in found.items())
 
 
-def time_rows(
-    peers: Mapping[str, Peer], config: Config, prompts: Sequence[Sequence[Sequence[int]]]
-) -> dict[str, list[float]]:
-    """Tokens a second of every contender and round.
+def time_rounds(name: str, peer: Peer, config: Config, rounds: Sequence[Sequence[Sequence[int]]]) -> list[float]:
+    """Tokens a second in every round but the first, which warms up.
 
     Args:
-        peers: who is timed.
-        config: how often.
-        prompts: of the round that warms up, and of the others.
+        name: who it is.
+        peer: its process.
+        config: how many tokens.
+        rounds: the prompts of each.
     """
-    rates: dict[str, list[float]] = {name: [] for name in peers}
-    for number, mine in enumerate(prompts):
-        for name, peer in peers.items():
-            max_tokens = config.max_tokens
-            if name == VLLM_ADAPTER and number != 1:  # warmed up with little, and timed once
-                max_tokens = 2
-                if number:
-                    continue
-            question = {
-                "prompts": mine, "group_size": config.group_size, "max_tokens": max_tokens,
-                "seed": config.seed + number, "logprobs": name == VLLM_ADAPTER,
-            }  # fmt: skip
-            found: dict[str, Any] = peer.ask(question, limit_seconds=600.0)
-            wanted = len(mine) * config.group_size * max_tokens
-            if found["tokens"] != wanted:
-                raise PeerError(f"{name} sampled {found['tokens']} tokens instead of {wanted}")
+    rates: list[float] = []
+    for number, prompts in enumerate(rounds):
+        max_tokens = config.max_tokens
+        if name == VLLM_ADAPTER and number != 1:  # warmed up with little, and timed once
+            max_tokens = 2
             if number:
-                rates[name].append(wanted / found["seconds"])
+                continue
+        question = {
+            "prompts": prompts, "group_size": config.group_size, "max_tokens": max_tokens,
+            "seed": config.seed + number, "logprobs": name == VLLM_ADAPTER,
+        }  # fmt: skip
+        found: dict[str, Any] = peer.ask(question, limit_seconds=600.0)
+        wanted = len(prompts) * config.group_size * max_tokens
+        if found["tokens"] != wanted:
+            raise PeerError(f"{name} sampled {found['tokens']} tokens instead of {wanted}")
+        if number:
+            rates.append(wanted / found["seconds"])
     return rates
 
 
@@ -153,35 +152,46 @@ def report(config: Config, rows: int, rates: Mapping[str, Sequence[float]]) -> d
 
 
 def run(config: Config, folder: Path) -> list[float]:
-    """Time, print and write down; by number of rows how many times as fast ours is as vLLM."""
+    """Time, print and write down; by number of rows how many times as fast ours is as vLLM's faster form."""
     import torch
 
     model = str(Path(find_or_build(config.model, folder, device=torch.device("cpu"))).resolve())
     env_id = default_env()
     adapter = make_adapter(model, folder / "adapter", rank=config.lora_rank)
-    first, ratios = config.seed * 1_000_003, []
-    with ExitStack() as stack:
-        peers, versions = open_peers(stack, config, model, adapter)
-        for rows in config.rows:
-            count = rows // config.group_size
-            seeds = range(first, first + count * (config.rounds + 1))
-            first += len(seeds)
-            prompts = prompts_of(model, env_id, seeds)
-            rounds = [prompts[i : i + count] for i in range(0, len(prompts), count)]
-            rates_of = time_rows(peers, config, rounds)
-            found = report(config, rows, rates_of)
-            if VLLM in found:
-                ratios.append(min(found[VLLM][1], found[VLLM_ADAPTER][1]))
-            for name, (rate, ratio) in found.items() if config.record else ():
-                append_row(config.out.stem, {
-                    "who": name, "versions": versions[name], "model": model_name(model),
-                    "env": env_id or "made-up problems", "rows": rows, "group_size": config.group_size,
-                    "prompt_tokens": sum(map(len, prompts)) // (config.rounds + 1), "max_tokens": config.max_tokens,
-                    "lora_rank": 0 if name == VLLM else config.lora_rank, "dtype": "bfloat16",
-                    "rounds": len(rates_of[name]), "seed": config.seed,
-                    "tokens_per_second": round(rate, 1), "ours_to_this": round(ratio, 3),
-                }, folder=config.out.parent)  # fmt: skip
+    rounds = rounds_of(config, model, env_id)
+    rates: dict[int, dict[str, list[float]]] = {rows: {} for rows in config.rows}
+    versions = {}
+    # One after the other: an idle engine still wakes up now and then, and two threads that wait for each other suffer.
+    for name in contenders(config):
+        with opened(name, config, model, adapter) as (peer, versions[name]):
+            for rows in config.rows:
+                rates[rows][name] = time_rounds(name, peer, config, rounds[rows])
+    ratios = []
+    for rows, of_rows in rates.items():
+        found = report(config, rows, of_rows)
+        ratios += [min(found[name][1] for name in (VLLM, VLLM_ADAPTER))] if VLLM in found else []
+        for name, (rate, ratio) in found.items() if config.record else ():
+            append_row(config.out.stem, {
+                "who": name, "versions": versions[name], "model": model_name(model),
+                "env": env_id or "made-up problems", "rows": rows, "group_size": config.group_size,
+                "prompt_tokens": sum(map(len, rounds[rows][-1])), "max_tokens": config.max_tokens,
+                "lora_rank": 0 if name == VLLM else config.lora_rank, "dtype": "bfloat16",
+                "rounds": len(of_rows[name]), "seed": config.seed,
+                "tokens_per_second": round(rate, 1), "ours_to_this": round(ratio, 3),
+            }, folder=config.out.parent)  # fmt: skip
     return ratios
+
+
+def rounds_of(config: Config, model: str, env_id: str) -> dict[int, list[list[list[int]]]]:
+    """By number of rows, the prompts of every round, the one that warms up included; no problem comes twice."""
+    first, found = config.seed * 1_000_003, {}
+    for rows in config.rows:
+        count = rows // config.group_size
+        seeds = range(first, first + count * (config.rounds + 1))
+        first += len(seeds)
+        prompts = prompts_of(model, env_id, seeds)
+        found[rows] = [prompts[i : i + count] for i in range(0, len(prompts), count)]
+    return found
 
 
 def main(config: Config) -> None:

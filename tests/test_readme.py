@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import tyro
 
-from benchmarks import evaluate_model
 from llm_envs.cli import make_parser as llm_envs_command
 from trainers.cli.options import read_options
 from trainers.cli.report import ReportOptions
@@ -76,10 +75,8 @@ def test_modules_and_their_options_exist() -> None:
     from trainers.recipes import tic_tac_toe
 
     configs: dict[str, Any] = {
-        "trainers.recipes.rl_basic": TrainConfig,
         "trainers.gguf": ConvertConfig,
         "trainers.recipes.tic_tac_toe": tic_tac_toe.Config,
-        "benchmarks.evaluate_model": evaluate_model.Config,
     }
     commands_of_trainers: dict[str, Any] = {"train": TrainConfig, "eval": EvalConfig, "report": ReportOptions}
     seen = set()

@@ -1,6 +1,13 @@
 """Grouped rollouts and LoRA policy gradient for language models, on any Gymnasium environment that speaks text.
 
-The files in the order in which a batch meets them: `config`, `trajectories`, `rendering`, `policy`, `sampling`,
-`rollouts`, `games` and `opponents` (several players), `advantages`, `credit`, `batching`, `losses`, `train`,
-`evaluate`, `checkpoints`, `run_log`, `recipes`.
+The files in the order in which a batch meets them:
+
+- settings and parts: `config`, `preflight`, `run`, and `train`, the loop on one page;
+- text and tokens: `trajectories`, `rendering`, `policy`, `sampling`;
+- a batch: `environments`, `rollouts`, `games` and `opponents` (several players), `collect`, `schedule`;
+- a step: `advantages`, `credit`, `batching`, `prefix_attention`, `token_logprobs`, `losses`, `corrections`, `learn`,
+  `optimizer`, `memory`;
+- what stays: `checkpoints`, `metrics`, `run_log`, `display`, `advice`, `trackers`, `report`, `export`;
+- what is measured: `evaluate`, `evaluation`, `estimates`;
+- what people start: `cli`, `recipes`.
 """

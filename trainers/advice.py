@@ -179,8 +179,8 @@ def _broken(history: History) -> Finding | None:
 def _not_finite(history: History) -> Finding | None:
     for name, what in (("grad_norm", "the gradient"), ("loss", "the loss")):
         if not math.isfinite(history[-1].get(name, 0.0)):
-            text = f"{what} is not a finite number: this update may have spoilt the adapter; go back to a checkpoint "
-            return Finding("not_finite", math.inf, text + "and lower learning_rate or set max_grad_norm")
+            text = f"{what} is not a finite number: this update was left out; if it happens again, "
+            return Finding("not_finite", math.inf, text + "lower learning_rate or look for a reward that is far off")
     return None
 
 
@@ -224,7 +224,7 @@ def _kl(history: History) -> Finding | None:
 
 def _logprob_gap(history: History) -> Finding | None:
     gap = _recent(history, "logprob_gap")
-    if gap is None or gap <= LOGPROB_GAP:
+    if gap is None or gap <= LOGPROB_GAP or history[-1].get("staleness"):  # of an older policy it says nothing
         return None
     text = (
         f"sampler and trainer disagree by {gap:.2g} nats a token: what is trained is not quite what was sampled "

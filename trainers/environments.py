@@ -70,11 +70,12 @@ class EnvPool(Generic[Env]):
                 env.close()
 
     def close(self) -> None:
-        """Close every environment."""
-        while self._envs:
-            env = self._envs.pop()
-            if env is not None:
-                env.close()
+        """Close every environment, whatever becomes of one of them."""
+        with contextlib.ExitStack() as last:
+            while self._envs:
+                env = self._envs.pop()
+                if env is not None:
+                    last.callback(env.close)
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,9 @@ class EnvMix:
 
     def close(self) -> None:
         """Close every environment."""
-        for pool in (*self.pools, *self.eval_pools):
-            pool.close()
+        with contextlib.ExitStack() as last:
+            for pool in (*self.pools, *self.eval_pools):
+                last.callback(pool.close)
 
 
 class BrokenEnvironmentError(RuntimeError):

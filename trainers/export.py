@@ -21,7 +21,7 @@ def save_merged(policy: Policy, model: str, folder: Path) -> None:
     """
     from transformers import AutoTokenizer, GenerationConfig
 
-    merged: Any = copy.deepcopy(policy.model).merge_and_unload()  # type: ignore[operator]
+    merged: Any = copy.deepcopy(policy.model).merge_and_unload()
     merged.save_pretrained(str(folder))
     AutoTokenizer.from_pretrained(model).save_pretrained(str(folder))
     try:

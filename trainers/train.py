@@ -33,6 +33,8 @@ def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
     Raises:
         ConfigError: before anything is sampled, when a setting cannot work.
         Interrupted: on Ctrl-C, after a checkpoint of the last finished update was written. (So it is on any error.)
+        BrokenEnvironmentError: when too many problems in a row cannot be played.
+        CheckpointError: when the adapter cannot be written in the end.
     """
     checked = preflight(config)
     prepare_run_dir(config)
@@ -94,6 +96,7 @@ def _update(run: Run) -> None:
             "env_seconds": batch.clock.env_seconds,
             "training_seconds": time.perf_counter() - collected,
             "seconds": time.perf_counter() - started,
+            **({"staleness": 1.0} if config.max_staleness and number else {}),
         }
         log.update(run.updates_done, metrics, records_of(batch, learned, run.renderer, config))
 

@@ -43,13 +43,14 @@ PROMPTS = [[[1, 2]], [[3, 4]], [[5, 6]]]
 
 
 def test_all_are_asked_the_same_and_the_warm_up_counts_nowhere(capsys):
-    ours, vllm, logprobs = Scripted(9, 2, 1), Scripted(9, 4, 5), Scripted(9, 8, 10)
-    rates = time_rows({"torch": ours, "vllm": vllm, "vllm, logprobs": logprobs}, CONFIG, PROMPTS)
-    assert rates == {"torch": [10, 20], "vllm": [5, 4], "vllm, logprobs": [2.5, 2]}
+    ours, vllm, adapter = Scripted(9, 2, 1), Scripted(9, 4, 5), Scripted(9, 8)
+    rates = time_rows({"torch": ours, "vllm": vllm, "vllm, adapter": adapter}, CONFIG, PROMPTS)
+    assert rates == {"torch": [10, 20], "vllm": [5, 4], "vllm, adapter": [2.5]}
     assert [q["prompts"] for q in ours.asked] == [q["prompts"] for q in vllm.asked] == PROMPTS
-    assert [q["prompts"] for q in logprobs.asked] == [[[2, 1]], [[4, 3]], [[6, 5]]], "nothing that vLLM knows already"
-    assert ([q["logprobs"] for q in vllm.asked], [q["logprobs"] for q in logprobs.asked]) == ([False] * 3, [True] * 3)
-    assert report(CONFIG, 4, rates) == {"torch": (20, 1), "vllm": (5, 4), "vllm, logprobs": (2.5, 8)}
+    assert ([q["logprobs"] for q in vllm.asked], [q["logprobs"] for q in adapter.asked]) == ([False] * 3, [True] * 2)
+    # The slow one warms up with little, and is timed in the first round only.
+    assert [(q["prompts"], q["max_tokens"]) for q in adapter.asked] == [([[1, 2]], 2), ([[3, 4]], 5)]
+    assert report(CONFIG, 4, rates) == {"torch": (20, 1), "vllm": (5, 4), "vllm, adapter": (2.5, 8)}
     assert "vllm                   5 tokens/s  ours is 4.00 times that  (5, 4)" in capsys.readouterr().out
 
 
@@ -75,7 +76,7 @@ def test_ours_samples_all_tokens_with_an_adapter_that_says_something(model, tmp_
 
 
 def test_the_table(model, tmp_path, monkeypatch):
-    peers = {"torch": Scripted(1, 1), "vllm": Scripted(1, 2), "vllm, logprobs": Scripted(1, 4)}
+    peers = {"torch": Scripted(1, 1), "vllm": Scripted(1, 2), "vllm, adapter": Scripted(1, 4)}
     monkeypatch.setattr(sampler, "open_peers", lambda *_: (peers, dict.fromkeys(peers, "torch 1")))
     out = tmp_path / "sampler.csv"
     config = dataclasses.replace(CONFIG, model=str(model), rows=(8,), rounds=1, out=out)
@@ -83,9 +84,9 @@ def test_the_table(model, tmp_path, monkeypatch):
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(r["who"], r["rows"], r["tokens_per_second"], r["ours_to_this"]) for r in rows] == [
-        ("torch", "8", "40.0", "1.0"), ("vllm", "8", "20.0", "2.0"), ("vllm, logprobs", "8", "10.0", "4.0"),
+        ("torch", "8", "40.0", "1.0"), ("vllm", "8", "20.0", "2.0"), ("vllm, adapter", "8", "10.0", "4.0"),
     ]  # fmt: skip
-    peers["torch"].seconds, peers["vllm"].seconds, peers["vllm, logprobs"].seconds = [1, 5], [1, 4], [1, 8]
+    peers["torch"].seconds, peers["vllm"].seconds, peers["vllm, adapter"].seconds = [1, 5], [1, 4], [1, 8]
     with pytest.raises(SystemExit) as slower:
         main(config)
     assert slower.value.code == 1

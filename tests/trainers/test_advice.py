@@ -84,13 +84,13 @@ def test_a_healthy_run_hears_nothing(rows):
         ),
         (
             history(grad_norm=[math.nan]),
-            "the gradient is not a finite number: this update may have spoilt the adapter; go back to a checkpoint and "
-            "lower learning_rate or set max_grad_norm",
+            "the gradient is not a finite number: this update was left out; if it happens again, lower learning_rate or "
+            "look for a reward that is far off",
         ),
         (
             history(loss=[math.inf]),
-            "the loss is not a finite number: this update may have spoilt the adapter; go back to a checkpoint and "
-            "lower learning_rate or set max_grad_norm",
+            "the loss is not a finite number: this update was left out; if it happens again, lower learning_rate or "
+            "look for a reward that is far off",
         ),
         (
             history(grad_norm=[0.1, 0.2, 0.3, 0.2, 0.1, 4.0]),  # the median of the five before is 0.2
@@ -149,6 +149,11 @@ def test_thresholds_are_not_crossed_by_what_is_below_them():
         "env_seconds": 5.0,
     }  # fmt: skip
     assert advice(history(**below)) == []
+
+
+def test_a_gap_to_an_older_policy_is_no_trouble():
+    assert advice(history(logprob_gap=0.15, staleness=1.0)) == []
+    assert len(advice(history(logprob_gap=0.15))) == 1
 
 
 def test_a_run_at_its_ceiling_is_not_told_that_it_stands_still():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import html
@@ -52,7 +53,8 @@ def write_report(run_dir: Path, out: Path | None = None, *, max_bytes: int = MAX
         partial.write_text(_page(run, blocks), encoding="utf-8")
         partial.replace(out)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may be the folder that is not there
+            partial.unlink()
         raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
     return out
 
