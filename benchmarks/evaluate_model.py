@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmarks.results import append_row
 from trainers.cli.evaluate import evaluate_and_report
-from trainers.estimates import Estimate, ratio_over_problems, wilson
 from trainers.evaluation import EvalConfig
+from trainers.evaluation.estimates import Estimate, ratio_over_problems, wilson
 from trainers.evaluation.summary import Summary, is_scorable
 from trainers.recipes.cli import run_recipe
 

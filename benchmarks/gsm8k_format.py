@@ -63,7 +63,7 @@ def main(config: Config) -> None:
 
 def write_results(config: Config) -> None:
     """A row an update, and the curve."""
-    from trainers.charts import save_curve
+    from trainers.logs.charts import save_curve
 
     rows = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
     points: dict[str, list[tuple[int, float]]] = {"update": [], "evaluation": []}

@@ -26,10 +26,10 @@ from typing import Any
 
 import tyro
 
+from benchmarks.contest.models import find_or_build, model_name
+from benchmarks.contest.process import Peer, PeerError
+from benchmarks.contest.task import default_env, opening_messages
 from benchmarks.results import FOLDER, append_row
-from benchmarks.step_models import find_or_build, model_name
-from benchmarks.step_peers import Peer, PeerError
-from benchmarks.step_task import default_env, opening_messages
 
 BAR = 1.0
 OURS, VLLM, VLLM_ADAPTER, GENERATE = "torch", "vllm", "vllm, adapter", "generate"
@@ -99,10 +99,10 @@ def contenders(config: Config) -> list[str]:
 @contextmanager
 def opened(name: str, config: Config, model: str, adapter: str) -> Iterator[tuple[Peer, str]]:
     """A contender's process, with its model loaded, and the versions that it reports."""
-    peer = Peer("benchmarks.sampler_ours")
+    peer = Peer("benchmarks.contest.sampler_ours")
     if name in (VLLM, VLLM_ADAPTER):
         variables = {"VLLM_CPU_KVCACHE_SPACE": str(config.vllm_cache_gib), "VLLM_LOGGING_LEVEL": "ERROR"}
-        peer = Peer("benchmarks.sampler_vllm", python=config.vllm_python, environment=variables)
+        peer = Peer("benchmarks.contest.sampler_vllm", python=config.vllm_python, environment=variables)
     with peer:
         opening = {
             "who": name, "model": model, "adapter": "" if name == VLLM else adapter, "lora_rank": config.lora_rank,

@@ -11,15 +11,15 @@ alternate, a first step counts nowhere, medians over all steps count.
 
 What is alike: the model, its dtype and adapter (numbers of parameters are compared), the problems and their prompts
 (numbers of tokens are compared), group size, temperature 1 without cuts, no KL term, one optimizer step. No answer
-stops before `--max-tokens`, and every group is trained: rewards differ from answer to answer (see `step_task`), so that
-we leave out none, as TRL leaves out none.
+stops before `--max-tokens`, and every group is trained: rewards differ from answer to answer (see `contest.task`), so
+that we leave out none, as TRL leaves out none.
 
 What is not, and whom it helps: TRL is given whichever attention kernel and number of rows a backward pass it is fastest
 with; we run with our defaults (on a GPU: as many tokens a pass as fit). Our answers are graded by the environment,
 TRL's reward takes no time. Both help TRL.
 
 The machine's own limit is measured in the same run: what multiplying and copying a step needs at the least, at the
-measured rates (`machine_limits` says how that is counted, and model FLOP utilisation, too).
+measured rates (`contest.machine_limits` says how that is counted, and model FLOP utilisation, too).
 
 It needs torch, transformers and peft. Without a model folder a model of random weights is made, and without the rows
 of GSM8K (`LLM_ENVS_DATA`) problems are made up: neither changes how long a step takes. Rows go to
@@ -42,23 +42,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from benchmarks.bare import stand_in
+from benchmarks.contest.bare import stand_in
 
 STOOD_IN = stand_in()  # before what may miss them is imported
 
 import tyro  # noqa: E402
 
+from benchmarks.contest.process import Peer, PeerError, Steps, StepSpec, steps_of  # noqa: E402
+from benchmarks.contest.task import default_env, opening_messages  # noqa: E402
 from benchmarks.results import FOLDER, append_row  # noqa: E402
-from benchmarks.step_peers import Peer, PeerError, Steps, StepSpec, steps_of  # noqa: E402
-from benchmarks.step_task import default_env, opening_messages  # noqa: E402
 
 if TYPE_CHECKING:
-    from benchmarks.machine_limits import Limits
-    from benchmarks.step_models import Shape
+    from benchmarks.contest.machine_limits import Limits
+    from benchmarks.contest.models import Shape
 
 BARS = {"cpu": 4.0, "cuda": 2.0}
 _PROMPT = 250  # tokens of the longest prompt, about
 _MOST_TOKENS = 32_768  # a backward pass: more do not make it faster
+_TRL = "benchmarks.contest.step_trl"
 _SMOLLM2 = "models/SmolLM2-135M-Instruct"
 
 
@@ -152,7 +153,7 @@ def time_steps(module: str, spec: StepSpec, *, python: str = "", limit_seconds: 
 
 def by_memory(settings: Settings, spec: StepSpec, shape: Shape, *, free: float) -> tuple[Settings, StepSpec]:
     """On a GPU: as many tokens a backward pass as fit, and for TRL as many rows, half and a quarter of these."""
-    from benchmarks.step_models import tokens_that_fit
+    from benchmarks.contest.models import tokens_that_fit
 
     longest = spec.max_tokens + _PROMPT
     tokens = tokens_that_fit(shape, free=free, rows=spec.groups * spec.group_size, longest=longest)
@@ -183,7 +184,7 @@ def trials(spec: StepSpec, settings: Settings, *, python: str, until: float) -> 
                 return
             trial = dataclasses.replace(spec, batch=batch, attention=attention, steps=1)
             try:
-                found = time_steps("benchmarks.step_trl", trial, python=python, limit_seconds=until - began)
+                found = time_steps(_TRL, trial, python=python, limit_seconds=until - began)
             except PeerError as error:
                 print(f"  TRL with {batch} rows a pass and {attention}: {error}", flush=True)
                 continue
@@ -203,7 +204,7 @@ def measure(
     tried: list[tuple[StepSpec, Steps]] = []
     for number in range(settings.rounds):
         began = time.monotonic()
-        ours.append(time_steps("benchmarks.step_ours", spec, limit_seconds=max(60.0, until - began)))
+        ours.append(time_steps("benchmarks.contest.step_ours", spec, limit_seconds=max(60.0, until - began)))
         print(f"  ours: {median_seconds(ours[-1]):.2f} s a step", flush=True)
         if peer and not number:
             tried = list(trials(peer, settings, python=config.peer_python, until=until))
@@ -211,7 +212,7 @@ def measure(
         if peer:
             try:
                 limit = until - time.monotonic()
-                trl.append(time_steps("benchmarks.step_trl", peer, python=config.peer_python, limit_seconds=limit))
+                trl.append(time_steps(_TRL, peer, python=config.peer_python, limit_seconds=limit))
             except PeerError as error:
                 print(f"  TRL: {error}", flush=True)
                 break
@@ -249,7 +250,7 @@ def check_alike(ours: Steps, trl: Steps) -> list[str]:
 
 def figures(found: Steps, shape: Shape, limits: Limits) -> dict[str, float]:
     """Medians over the steps, and what they mean."""
-    from benchmarks.machine_limits import minimum, training_flops
+    from benchmarks.contest.machine_limits import minimum, training_flops
 
     steps = found.steps
     middle = {
@@ -322,8 +323,8 @@ def run(config: Config, settings: Settings, device: str, folder: Path, until: fl
     """Measure, print and write down; how many times faster we are, None without TRL."""
     import torch
 
-    from benchmarks.machine_limits import measure_limits
-    from benchmarks.step_models import Shape, find_or_build, model_name
+    from benchmarks.contest.machine_limits import measure_limits
+    from benchmarks.contest.models import Shape, find_or_build, model_name
 
     model = find_or_build(settings.model, folder, device=torch.device(device), gguf=config.gguf,
                           default="smollm2-135m" if config.model is None else "")  # fmt: skip

@@ -7,7 +7,7 @@ The files in the order in which a batch meets them:
 - a batch: `environments`, `rollouts`, `games` and `opponents` (several players), `collect`, `schedule`;
 - a step: `advantages`, `credit`, `batching`, `prefix_attention`, `token_logprobs`, `losses`, `corrections`, `learn`,
   `optimizer`, `memory`;
-- what stays: `checkpoints`, `metrics`, `run_log`, `display`, `advice`, `trackers`, `report`, `export`;
-- what is measured: `evaluate`, `evaluation`, `estimates`;
+- what stays: `checkpoints`, `logs`, `report`, `export`;
+- how good it is: `evaluation`;
 - what people start: `cli`, `recipes`.
 """

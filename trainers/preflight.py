@@ -12,9 +12,9 @@ from transformers import AutoConfig
 from trainers.config import ConfigError, TrainConfig
 from trainers.environments import Breakage, BrokenEnvironmentError, EnvMix, GivenUpError, Problem, begin
 from trainers.games import observed
+from trainers.logs.trackers import check_trackers
 from trainers.rendering import Message, Renderer
 from trainers.rollouts import messages_of
-from trainers.trackers import check_trackers
 
 # Of how many problems of an environment the prompts are measured.
 _PROMPTS_CHECKED = 32

@@ -19,6 +19,7 @@ from trainers.config import ConfigError, TrainConfig
 from trainers.config.checks import one_line
 from trainers.environments import Breakage, EnvMix
 from trainers.export import save_merged
+from trainers.logs.run_log import RunLog
 from trainers.memory import dry_run
 from trainers.opponents import OpponentPool
 from trainers.optimizer import MasterAdam
@@ -26,7 +27,6 @@ from trainers.policy import Policy, choose_device
 from trainers.preflight import Checked
 from trainers.rendering import Renderer
 from trainers.rollouts import RolloutSettings
-from trainers.run_log import RunLog
 from trainers.sampling import Sampler, TorchSampler, make_sampler
 from trainers.schedule import Ahead, InTurn
 

@@ -12,14 +12,14 @@ from typing import Any
 from trainers.checkpoints import code_version, prepare_run_dir
 from trainers.config import Interrupted, TrainConfig
 from trainers.environments import described
-from trainers.evaluate import evaluate
+from trainers.evaluation.greedy import evaluate
 from trainers.learn import learn
-from trainers.metrics import evaluation_metrics, records_of, update_metrics
+from trainers.logs.metrics import evaluation_metrics, records_of, update_metrics
+from trainers.logs.run_log import RunLog
 from trainers.preflight import preflight
 from trainers.report import write_report
 from trainers.rollouts import Progress
 from trainers.run import Run, known_returns, library_versions, open_run
-from trainers.run_log import RunLog
 
 __all__ = ["Run", "train"]
 

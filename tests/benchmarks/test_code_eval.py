@@ -13,8 +13,8 @@ import llm_envs  # noqa: F401 (registers)
 from benchmarks import code_eval
 from benchmarks.code_eval import Config, Judged, Solution, judge, main, read_solutions, report_model
 from trainers.config import ConfigError
-from trainers.estimates import pass_at_k
 from trainers.evaluation import EvalConfig
+from trainers.evaluation.estimates import pass_at_k
 from trainers.evaluation.summary import Reference, Summary, summarize
 from trainers.tiny_model import build_tiny_model, save_model
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import evaluate_model
 from benchmarks.evaluate_model import Config, boxed_share, main
-from trainers.estimates import wilson
+from trainers.evaluation.estimates import wilson
 from trainers.tiny_model import build_tiny_model, save_model
 
 # peft asks transformers by the old name.

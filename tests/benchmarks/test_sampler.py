@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import pytest
 import torch
 
 from benchmarks import sampler
-from benchmarks.sampler import Config, main, make_adapter, prompts_of, report, time_rows
-from benchmarks.sampler_ours import Contender
-from benchmarks.step_models import build
-from benchmarks.step_peers import Peer, PeerError
+from benchmarks.contest.models import build
+from benchmarks.contest.process import Peer, PeerError
+from benchmarks.contest.sampler_ours import Contender
+from benchmarks.sampler import Config, main, make_adapter, prompts_of, report, rounds_of, time_rounds
 
 # peft asks transformers by the old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -42,21 +43,42 @@ CONFIG = Config(group_size=4, max_tokens=5, rounds=2)
 PROMPTS = [[[1, 2]], [[3, 4]], [[5, 6]]]
 
 
-def test_all_are_asked_the_same_and_the_warm_up_counts_nowhere(capsys):
-    ours, vllm, adapter = Scripted(9, 2, 1), Scripted(9, 4, 5), Scripted(9, 8)
-    rates = time_rows({"torch": ours, "vllm": vllm, "vllm, adapter": adapter}, CONFIG, PROMPTS)
-    assert rates == {"torch": [10, 20], "vllm": [5, 4], "vllm, adapter": [2.5]}
-    assert [q["prompts"] for q in ours.asked] == [q["prompts"] for q in vllm.asked] == PROMPTS
-    assert ([q["logprobs"] for q in vllm.asked], [q["logprobs"] for q in adapter.asked]) == ([False] * 3, [True] * 2)
-    # The slow one warms up with little, and is timed in the first round only.
-    assert [(q["prompts"], q["max_tokens"]) for q in adapter.asked] == [([[1, 2]], 2), ([[3, 4]], 5)]
+def test_the_warm_up_counts_nowhere():
+    ours = Scripted(9, 2, 1)
+    assert time_rounds("torch", ours, CONFIG, PROMPTS) == [10, 20]
+    assert [q["prompts"] for q in ours.asked] == PROMPTS
+    assert [(q["seed"], q["max_tokens"], q["logprobs"]) for q in ours.asked] == [
+        (0, 5, False),
+        (1, 5, False),
+        (2, 5, False),
+    ]
+
+
+def test_the_slow_one_warms_up_with_little_and_is_timed_once():
+    slow = Scripted(9, 8)
+    assert time_rounds("vllm, adapter", slow, CONFIG, PROMPTS) == [2.5]
+    assert [(q["prompts"], q["max_tokens"], q["logprobs"]) for q in slow.asked] == [
+        ([[1, 2]], 2, True), ([[3, 4]], 5, True),
+    ]  # fmt: skip
+
+
+def test_a_round_is_new_to_everybody(model):
+    rounds = rounds_of(dataclasses.replace(CONFIG, rows=(4, 8)), str(model), "")
+    assert [len(prompts) for prompts in rounds[4]] == [1, 1, 1]
+    assert [len(prompts) for prompts in rounds[8]] == [2, 2, 2]
+    everything = [tuple(prompt) for prompts in (*rounds[4], *rounds[8]) for prompt in prompts]
+    assert len(set(everything)) == 9
+
+
+def test_the_best_round_counts(capsys):
+    rates = {"torch": [10.0, 20.0], "vllm": [5.0, 4.0], "vllm, adapter": [2.5]}
     assert report(CONFIG, 4, rates) == {"torch": (20, 1), "vllm": (5, 4), "vllm, adapter": (2.5, 8)}
     assert "vllm                   5 tokens/s  ours is 4.00 times that  (5, 4)" in capsys.readouterr().out
 
 
 def test_an_answer_that_ends_early_is_no_measurement():
     with pytest.raises(PeerError, match="torch sampled 19 tokens instead of 20"):
-        time_rows({"torch": Scripted(1, short=1)}, CONFIG, PROMPTS)
+        time_rounds("torch", Scripted(1, short=1), CONFIG, PROMPTS)
 
 
 @pytest.mark.parametrize("who", ["torch", "generate"])
@@ -77,9 +99,11 @@ def test_ours_samples_all_tokens_with_an_adapter_that_says_something(model, tmp_
 
 def test_the_table(model, tmp_path, monkeypatch):
     peers = {"torch": Scripted(1, 1), "vllm": Scripted(1, 2), "vllm, adapter": Scripted(1, 4)}
-    monkeypatch.setattr(sampler, "open_peers", lambda *_: (peers, dict.fromkeys(peers, "torch 1")))
+    monkeypatch.setattr(sampler, "opened", lambda name, *_: nullcontext((peers[name], "torch 1")))
     out = tmp_path / "sampler.csv"
-    config = dataclasses.replace(CONFIG, model=str(model), rows=(8,), rounds=1, out=out)
+    config = dataclasses.replace(
+        CONFIG, model=str(model), rows=(8,), rounds=1, out=out, vllm_python="python", generate=False
+    )
     main(config)
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))

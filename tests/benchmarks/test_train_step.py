@@ -14,7 +14,7 @@ import torch
 import tyro
 
 from benchmarks import bare, train_step
-from benchmarks.machine_limits import (
+from benchmarks.contest.machine_limits import (
     Limits,
     Minimum,
     measure_limits,
@@ -23,11 +23,11 @@ from benchmarks.machine_limits import (
     sampling_flops,
     training_flops,
 )
+from benchmarks.contest.models import SHAPES, Shape, build, find_or_build, model_name, tokens_that_fit
+from benchmarks.contest.process import ROOT, Peer, PeerError, Step, Steps, StepSpec
+from benchmarks.contest.step_ours import measure
+from benchmarks.contest.task import TimedStepEnv, extra, opening_messages, word_problem
 from benchmarks.results import append_row
-from benchmarks.step_models import SHAPES, Shape, build, find_or_build, model_name, tokens_that_fit
-from benchmarks.step_ours import measure
-from benchmarks.step_peers import ROOT, Peer, PeerError, Step, Steps, StepSpec
-from benchmarks.step_task import TimedStepEnv, extra, opening_messages, word_problem
 from benchmarks.train_step import Config, Settings, by_memory, check_alike, figures, row, settled, trials
 from trainers.config import ConfigError
 from trainers.policy import Policy
@@ -271,10 +271,10 @@ def test_a_step_of_ours_where_nothing_else_is_installed(model):
 import json, sys
 for name in ("gymnasium", "tyro", "rich", "matplotlib", "pettingzoo", "llm_envs"):
     sys.modules[name] = None
-from benchmarks.bare import stand_in
+from benchmarks.contest.bare import stand_in
 print(stand_in())
-from benchmarks.step_ours import measure
-from benchmarks.step_peers import StepSpec
+from benchmarks.contest.step_ours import measure
+from benchmarks.contest.process import StepSpec
 print(measure(StepSpec(**json.loads(sys.argv[1]))).steps[0].trained_tokens)
 """
     asked = json.dumps(dataclasses.asdict(spec(model=str(model), steps=1)))

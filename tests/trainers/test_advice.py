@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trainers.advice import PATIENCE, STILL, Adviser, advice, findings
+from trainers.logs.advice import PATIENCE, STILL, Adviser, advice, findings
 
 HEALTHY = {
     "return_mean": 0.5, "verdict_correct": 0.5, "verdict_unparsed": 0.05, "constant_groups_share": 0.4,
@@ -84,13 +84,13 @@ def test_a_healthy_run_hears_nothing(rows):
         ),
         (
             history(grad_norm=[math.nan]),
-            "the gradient is not a finite number: this update was left out; if it happens again, lower learning_rate or "
-            "look for a reward that is far off",
+            "the gradient is not a finite number: this update was left out; if it happens again, lower learning_rate "
+            "or look for a reward that is far off",
         ),
         (
             history(loss=[math.inf]),
-            "the loss is not a finite number: this update was left out; if it happens again, lower learning_rate or "
-            "look for a reward that is far off",
+            "the loss is not a finite number: this update was left out; if it happens again, lower learning_rate "
+            "or look for a reward that is far off",
         ),
         (
             history(grad_norm=[0.1, 0.2, 0.3, 0.2, 0.1, 4.0]),  # the median of the five before is 0.2

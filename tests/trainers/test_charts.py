@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trainers.charts import save_curve, terminal_chart
+from trainers.logs.charts import save_curve, terminal_chart
 
 RETURNS = [(1, 1.0), (2, 2.0), (3, float("nan")), (4, 4.0)]
 EVALUATIONS = [(0, 0.5), (4, 4.5)]

@@ -8,7 +8,7 @@ import pytest
 
 from trainers.chats import chat_groups
 from trainers.environments import Breakage, BrokenEnvironmentError, EnvPool
-from trainers.evaluate import summarize
+from trainers.evaluation.greedy import summarize
 from trainers.rendering import Message
 from trainers.rollouts import RolloutClock, RolloutSettings
 from trainers.sampling.endpoint import EndpointError, EndpointRefusedError

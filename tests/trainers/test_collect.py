@@ -11,7 +11,7 @@ from trainers.collect import Batch, Collector
 from trainers.config import TrainConfig
 from trainers.environments import Breakage, EnvMix, Problem
 from trainers.learn import Learned
-from trainers.metrics import update_metrics
+from trainers.logs.metrics import update_metrics
 from trainers.rendering import Renderer
 from trainers.rollouts import RolloutSettings
 from trainers.train import train

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from trainers.display import Display, Stage, duration, figure_lines, figures, stage_lines, update_line
+from trainers.logs.display import Display, Stage, duration, figure_lines, figures, stage_lines, update_line
 
 FULL = {
     "return_mean": 0.5, "return_random": 0.75, "A-v0/return_mean": 0.25, "verdict_correct": 0.41,

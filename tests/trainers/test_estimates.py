@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from trainers.estimates import Estimate, ks_up_to, mean_over_problems, pass_at_k, ratio_over_problems, wilson
+from trainers.evaluation.estimates import Estimate, ks_up_to, mean_over_problems, pass_at_k, ratio_over_problems, wilson
 
 
 def test_pass_at_k_by_hand():

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
-from trainers.evaluate import evaluate, play_greedily, summarize
+from trainers.evaluation.greedy import evaluate, play_greedily, summarize
 from trainers.rollouts import EnvPool
 from trainers.trajectories import Completion, Trajectory, Turn
 

@@ -16,8 +16,8 @@ from trainers import environments
 from trainers.cli.evaluate import lines_of, run
 from trainers.config import ConfigError
 from trainers.environments import BrokenEnvironmentError
-from trainers.estimates import Estimate, wilson
 from trainers.evaluation import EvalConfig, players, playing
+from trainers.evaluation.estimates import Estimate, wilson
 from trainers.evaluation.playing import Wave, evaluate, plan, references
 from trainers.evaluation.summary import Reference, Summary, summarize
 from trainers.sampling import TorchSampler

@@ -38,7 +38,7 @@ print("done")
 def test_settings_and_commands_load_no_torch(run_python, tmp_path):
     code = """
 import sys
-import trainers.config, trainers.trajectories, trainers.charts, trainers.recipes.cli
+import trainers.config, trainers.trajectories, trainers.logs.charts, trainers.recipes.cli
 import trainers.cli.train, trainers.cli.running
 import trainers.recipes.rl_basic, trainers.recipes.guess_number, trainers.recipes.tic_tac_toe
 assert not {"torch", "transformers", "peft", "matplotlib", "pettingzoo"} & set(sys.modules)

@@ -11,7 +11,7 @@ from trainers.config import CreditOptions, TrainConfig
 from trainers.credit import assign_credit
 from trainers.environments import Broken
 from trainers.learn import Learned
-from trainers.metrics import evaluation_metrics, records_of, update_metrics
+from trainers.logs.metrics import evaluation_metrics, records_of, update_metrics
 from trainers.rollouts import RolloutClock, unscorable_because
 from trainers.trajectories import Completion, Group, Trajectory, Turn
 

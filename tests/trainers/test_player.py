@@ -9,7 +9,7 @@ import gymnasium as gym
 import pytest
 from transformers.utils import logging
 
-from trainers.evaluate import play_greedily
+from trainers.evaluation.greedy import play_greedily
 from trainers.player import AdapterPlayer
 from trainers.policy import Policy
 from trainers.rendering import Renderer

@@ -10,9 +10,9 @@ import torch
 from tests.trainers.toy_runs import register_toys, toy_config
 from trainers import run as run_module
 from trainers.config import ConfigError
+from trainers.logs.run_log import RunLog
 from trainers.preflight import preflight
 from trainers.run import Run, open_run
-from trainers.run_log import RunLog
 from trainers.sampling import TorchSampler
 
 

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from trainers.config import ConfigError, TrainConfig
-from trainers.run_log import JsonLines, RunLog
+from trainers.logs.run_log import JsonLines, RunLog
 
 METRICS = {
     "unscorable_share": 0.0, "return_mean": 0.625, "part_found": 0.5, "truncated_share": 0.25,
@@ -175,7 +175,7 @@ def test_a_full_disk_ends_no_run(config):
 
 
 def test_what_waits_for_room_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainers.run_log._ROWS_KEPT", 3)
+    monkeypatch.setattr("trainers.logs.run_log._ROWS_KEPT", 3)
     file = JsonLines(tmp_path / "missing" / "rows.jsonl")
     for number in range(5):
         file.append([{"update": number}])
@@ -190,7 +190,7 @@ import io, sys
 from pathlib import Path
 from rich.console import Console
 from trainers.config import TrainConfig
-from trainers.run_log import RunLog
+from trainers.logs.run_log import RunLog
 log = RunLog(TrainConfig(model="m", env="e", run_dir=Path(), updates=10**6), console=Console(file=io.StringIO()))
 log.start(0, {})
 print("begun", flush=True)
@@ -364,7 +364,7 @@ def test_trackers_hear_what_is_finite(config, monkeypatch):
         asked.append((args, options))
         return [listener]
 
-    monkeypatch.setattr("trainers.run_log.open_trackers", opened)
+    monkeypatch.setattr("trainers.logs.run_log.open_trackers", opened)
     log, out = make(config)
     log.start(0, {})
     log.update(1, {"return_mean": 0.5, "kl": math.nan, "A-v0/return_mean": 0.25}, [])
@@ -388,7 +388,7 @@ def test_a_tracker_that_cannot_start_leaves_the_files_alone(config, monkeypatch)
     def refused(*_, **__):
         raise ConfigError("no key")
 
-    monkeypatch.setattr("trainers.run_log.open_trackers", refused)
+    monkeypatch.setattr("trainers.logs.run_log.open_trackers", refused)
     again, _ = make(config)
     with pytest.raises(ConfigError, match="no key"):
         again.start(0, {})

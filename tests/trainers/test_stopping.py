@@ -18,9 +18,9 @@ from trainers import train as train_module
 from trainers.checkpoints import CheckpointError, newest_checkpoint
 from trainers.config import ConfigError, Interrupted
 from trainers.environments import EnvMix
+from trainers.logs.run_log import RunLog
 from trainers.optimizer import MasterAdam
 from trainers.policy import Policy
-from trainers.run_log import RunLog
 from trainers.sampling import TorchSampler
 from trainers.train import train
 
@@ -296,7 +296,7 @@ def test_an_error_before_the_first_update_leaves_nothing_open(config, monkeypatc
         raise ConfigError("no account")
 
     assert trackers.open_trackers is not open_trackers
-    monkeypatch.setattr("trainers.run_log.open_trackers", open_trackers)
+    monkeypatch.setattr("trainers.logs.run_log.open_trackers", open_trackers)
     monkeypatch.setattr(TorchSampler, "close", lambda _: closed.append("sampler"))
     if fails == "begin":
         monkeypatch.setattr(RunLog, "_resume", fail)

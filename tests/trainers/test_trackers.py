@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trainers.config import ConfigError
-from trainers.trackers import check_trackers, close_all, open_trackers, send
+from trainers.logs.trackers import check_trackers, close_all, open_trackers, send
 
 CONFIG = {"model": "m", "learning_rate": 4e-5, "env": ["e"]}
 
@@ -140,7 +140,7 @@ def test_a_folder_of_that_name_is_no_library(run_python, tmp_path):
     code = """
 import importlib.util, sys
 from trainers.config import ConfigError
-from trainers.trackers import check_trackers
+from trainers.logs.trackers import check_trackers
 importlib.util.find_spec("wandb") or sys.exit("this test tests nothing")
 try:
     check_trackers(["wandb"])
@@ -157,7 +157,7 @@ def test_nothing_is_imported_that_is_not_asked_for(run_python, tmp_path):
     code = """
 import sys
 from pathlib import Path
-from trainers.trackers import check_trackers, open_trackers
+from trainers.logs.trackers import check_trackers, open_trackers
 check_trackers(["tensorboard"])
 assert open_trackers([], Path("."), {}) == []
 assert not {"torch", "tensorboard", "wandb", "trackio"} & set(sys.modules)

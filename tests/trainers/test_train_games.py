@@ -13,9 +13,9 @@ from tests.trainers.toy_runs import assert_same_run, rows_of
 from trainers.checkpoints import newest_checkpoint
 from trainers.config import ConfigError, Interrupted, TrainConfig
 from trainers.games import make_game
+from trainers.logs.run_log import RunLog
 from trainers.opponents import OpponentPool
 from trainers.policy import Policy
-from trainers.run_log import RunLog
 from trainers.sampling.torch_sampler import TorchSession
 from trainers.train import train
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from trainers.cli import EXIT_CANNOT, TRAIN, lacks
 
 if TYPE_CHECKING:
-    from trainers.estimates import Estimate
     from trainers.evaluation import EvalConfig
+    from trainers.evaluation.estimates import Estimate
     from trainers.evaluation.summary import Rates, Summary
 
 

@@ -16,8 +16,8 @@ import gymnasium as gym
 
 from trainers.config import ConfigError, Task
 from trainers.environments import Breakage, EnvPool
-from trainers.evaluate import HELD_OUT_SEED
 from trainers.evaluation.config import EvalConfig
+from trainers.evaluation.greedy import HELD_OUT_SEED
 from trainers.evaluation.players import Player, open_player
 from trainers.evaluation.summary import Reference, is_correct
 from trainers.rollouts import RolloutSettings, TextEnv

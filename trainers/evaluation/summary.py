@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.estimates import Estimate, ks_up_to, mean_over_problems, pass_at_k, ratio_over_problems, wilson
+from trainers.evaluation.estimates import Estimate, ks_up_to, mean_over_problems, pass_at_k, ratio_over_problems, wilson
 
 Record = Mapping[str, Any]
 

@@ -132,7 +132,7 @@ def read_and_train(
         ConfigError: before anything is read, when a setting cannot work.
         Interrupted: on Ctrl-C.
     """
-    from trainers.run_log import RunLog
+    from trainers.logs.run_log import RunLog
     from trainers.train import train
 
     started = time.perf_counter()
@@ -241,7 +241,7 @@ def show_games(run: Run, index: int, *, title: str, line: str) -> None:
 def _game(run: Run, index: int) -> Trajectory:
     import gymnasium as gym
 
-    from trainers.evaluate import play_greedily
+    from trainers.evaluation.greedy import play_greedily
     from trainers.rollouts import EnvPool
 
     [task] = run.config.tasks()
@@ -255,7 +255,7 @@ def _game(run: Run, index: int) -> Trajectory:
 
 def save_result(run: Run, summary: Mapping[str, Any], *, title: str) -> None:
     """Write `summary.json`, the seed and then `summary`, and `curve.png`."""
-    from trainers.charts import save_curve
+    from trainers.logs.charts import save_curve
 
     run_dir = run.config.run_dir
     (run_dir / "summary.json").write_text(json.dumps({"seed": run.config.seed, **summary}, indent=2) + "\n")

@@ -166,7 +166,7 @@ def scores(run: Run, *, games: int) -> Iterator[Score]:
 
 
 def _against_scripted(run: Run, opponent: str, seat: str, games: int) -> list[Trajectory]:
-    from trainers.evaluate import evaluate
+    from trainers.evaluation.greedy import evaluate
     from trainers.rollouts import EnvPool
 
     pool = EnvPool(lambda: gym.make(ENV, opponent=opponent, seat=seat))

@@ -1,4 +1,4 @@
-"""This project's sampler and transformers' generate(): asked by `benchmarks.sampler`, see `step_peers`.
+"""This project's sampler and transformers' generate(): asked by `benchmarks.sampler`, see `process`.
 
 Both have the adapter beside the weights, not merged into them. Ours notes the logprob of every token, as training needs
 it; generate() does not.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.bare import stand_in
-from benchmarks.step_peers import serve
+from benchmarks.contest.bare import stand_in
+from benchmarks.contest.process import serve
 
 if TYPE_CHECKING:
     from trainers.policy import Policy
@@ -36,7 +36,7 @@ class Contender:
         return {"seconds": time.perf_counter() - started, "tokens": tokens}
 
     def _open(self, question: dict[str, Any]) -> dict[str, Any]:
-        from benchmarks.step_peers import library_versions
+        from benchmarks.contest.process import library_versions
         from trainers.cli.running import quiet_libraries
         from trainers.policy import Policy
         from trainers.sampling import TorchSampler

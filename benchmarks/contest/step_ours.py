@@ -1,4 +1,4 @@
-"""Steps of this project's trainer: asked by `benchmarks.train_step`, see `step_peers`.
+"""Steps of this project's trainer: asked by `benchmarks.train_step`, see `process`.
 
 The parts are those of a run (`trainers.run.open_run`), and a step is what `trainers.train` does in one: draw problems,
 sample, grade, compare, take the optimizer's step, add up the figures, and what is kept of the episodes. Answers never
@@ -12,13 +12,22 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from benchmarks.bare import stand_in
-from benchmarks.step_peers import Step, Steps, StepSpec, Stopwatch, forget_peak, library_versions, peak_bytes, serve
+from benchmarks.contest.bare import stand_in
+from benchmarks.contest.process import (
+    Step,
+    Steps,
+    StepSpec,
+    Stopwatch,
+    forget_peak,
+    library_versions,
+    peak_bytes,
+    serve,
+)
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
+    from trainers.logs.run_log import RunLog
     from trainers.run import Run
-    from trainers.run_log import RunLog
 
 _NO_TOKEN = -1
 
@@ -27,7 +36,7 @@ def settings(spec: StepSpec, run_dir: Path) -> TrainConfig:
     """The settings of such a run."""
     import json
 
-    from benchmarks.step_task import ENV_ID
+    from benchmarks.contest.task import ENV_ID
     from trainers.config import TrainConfig
 
     config = TrainConfig(
@@ -68,7 +77,7 @@ def measure(spec: StepSpec) -> Steps:
 
 def _step(run: Run, number: int, watch: Stopwatch) -> Step:
     from trainers.learn import learn
-    from trainers.metrics import records_of, update_metrics
+    from trainers.logs.metrics import records_of, update_metrics
 
     started = watch.now()
     batch = run.schedule.collect(number)

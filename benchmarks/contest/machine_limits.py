@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.step_models import Shape
+from benchmarks.contest.models import Shape
 
 Groups = Sequence[tuple[int, Sequence[int]]]
 """Of each group the tokens of its prompt, and of each of its answers."""

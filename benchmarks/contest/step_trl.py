@@ -1,6 +1,6 @@
-"""Steps of TRL's GRPOTrainer: asked by `benchmarks.train_step`, see `step_peers`.
+"""Steps of TRL's GRPOTrainer: asked by `benchmarks.train_step`, see `process`.
 
-Needs trl, torch, transformers, peft and datasets, and nothing of this project beside `step_peers`. What is set so that
+Needs trl, torch, transformers, peft and datasets, and nothing of this project beside `process`. What is set so that
 TRL is as fast as it gets:
 
 - weights and adapter in bfloat16 (its defaults are a float32 adapter and autocast), no gradient checkpointing, no KL
@@ -23,7 +23,16 @@ import warnings
 import zlib
 from typing import Any
 
-from benchmarks.step_peers import Step, Steps, StepSpec, Stopwatch, forget_peak, library_versions, peak_bytes, serve
+from benchmarks.contest.process import (
+    Step,
+    Steps,
+    StepSpec,
+    Stopwatch,
+    forget_peak,
+    library_versions,
+    peak_bytes,
+    serve,
+)
 
 _NO_TOKEN = -1
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.step_task import opening_messages
+from benchmarks.contest.task import opening_messages
 from trainers.config import ConfigError
 
 if TYPE_CHECKING:

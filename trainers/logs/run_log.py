@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import time
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from trainers.advice import Adviser
-from trainers.charts import terminal_chart
 from trainers.config import TrainConfig
-from trainers.display import COMPARED, Display, update_line
-from trainers.trackers import Tracker, close_all, open_trackers, send
+from trainers.logs.advice import Adviser
+from trainers.logs.charts import terminal_chart
+from trainers.logs.display import COMPARED, Display, update_line
+from trainers.logs.trackers import Tracker, close_all, open_trackers, send
 
 _ROWS_KEPT = 1000
 """So many lines are kept for a file that cannot be written, until it can."""

@@ -2,10 +2,10 @@
 
 `benchmarks.train_step` and `benchmarks.sampler` run these modules; a user need not:
 
-python -m benchmarks.step_ours      steps of this project's trainer
-python -m benchmarks.step_trl       steps of TRL's
-python -m benchmarks.sampler_ours   this project's sampler, and transformers' generate()
-python -m benchmarks.sampler_vllm   vLLM's
+python -m benchmarks.contest.step_ours      steps of this project's trainer
+python -m benchmarks.contest.step_trl       steps of TRL's
+python -m benchmarks.contest.sampler_ours   this project's sampler, and transformers' generate()
+python -m benchmarks.contest.sampler_vllm   vLLM's
 
 It imports nothing but the standard library, for a peer may live in an environment of its own.
 """
@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class PeerError(RuntimeError):
