@@ -58,7 +58,7 @@ class RolloutSettings:
     temperature: float
     context_length: int
     max_rows: int | None = None
-    """Most episodes under way at once; None: all of them, for a sampler holds no more rows in memory than it is told."""
+    """Most episodes under way at once; None: all, for a sampler holds no more rows in memory than it is told."""
     opponent_temperature: float | None = None
     """Of other models in games of several players; None: `temperature`."""
     top_p: float = 1.0
