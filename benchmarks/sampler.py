@@ -58,7 +58,9 @@ class Config:
     vllm_cache_gib: int = 4
     """VLLM_CPU_KVCACHE_SPACE."""
     generate: bool = True
-    """Time transformers' generate(), too."""
+    """Time transformers' generate(), too: minutes at 128 rows."""
+    vllm_adapter: bool = True
+    """Time vLLM with an adapter, too: minutes."""
     seed: int = 0
     """Of sampling, and of the problems."""
     out: Path = FOLDER / "sampler.csv"
@@ -92,8 +94,13 @@ def prompts_of(model: str, env_id: str, seeds: Sequence[int]) -> list[list[int]]
 
 def contenders(config: Config) -> list[str]:
     """Who is timed, in this order."""
-    return [OURS, *([VLLM] if config.vllm_python else []), *([GENERATE] if config.generate else []),
-            *([VLLM_ADAPTER] if config.vllm_python else [])]  # fmt: skip
+    wanted = {
+        OURS: True,
+        VLLM: bool(config.vllm_python),
+        VLLM_ADAPTER: bool(config.vllm_python) and config.vllm_adapter,
+        GENERATE: config.generate,
+    }
+    return [name for name, is_wanted in wanted.items() if is_wanted]
 
 
 @contextmanager
@@ -169,7 +176,7 @@ def run(config: Config, folder: Path) -> list[float]:
     ratios = []
     for rows, of_rows in rates.items():
         found = report(config, rows, of_rows)
-        ratios += [min(found[name][1] for name in (VLLM, VLLM_ADAPTER))] if VLLM in found else []
+        ratios += [min(found[name][1] for name in (VLLM, VLLM_ADAPTER) if name in found)] if VLLM in found else []
         for name, (rate, ratio) in found.items() if config.record else ():
             append_row(config.out.stem, {
                 "who": name, "versions": versions[name], "model": model_name(model),
