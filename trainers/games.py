@@ -106,9 +106,8 @@ def play_games(
         breakage=breakage or Breakage(), progress=progress or (lambda *_: None), clock=clock or RolloutClock(),
         num_games=len(lineups) * settings.group_size,
     )  # fmt: skip
-    per_wave = len(lineups)
-    if settings.max_rows is not None:
-        per_wave = max(1, settings.max_rows // (table.num_seats() * settings.group_size))
+    rows_of_group = table.num_seats() * settings.group_size
+    per_wave = len(lineups) if settings.max_rows is None else max(1, settings.max_rows // rows_of_group)
     for wave, start in enumerate(range(0, len(lineups), per_wave or 1)):
         yield from table.wave(lineups[start : start + per_wave], seed=sampling_seed + wave)
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 import tyro
 
-from benchmarks import bare, train_step
+from benchmarks import train_step
+from benchmarks.contest import bare
 from benchmarks.contest.machine_limits import (
     Limits,
     Minimum,

@@ -52,7 +52,7 @@ def assert_one_line(done: "subprocess.CompletedProcess[str]") -> str:
 def test_the_minimal_loop(recipe, tiny_folder, tmp_path):
     done = recipe(
         "rl_loop", "--model", str(tiny_folder), "--env", "llm_envs:Arithmetic-v0", "--run-dir", "out",
-        "--groups-per-batch", "3", "--rows-at-a-time", "5", *SMALL,
+        "--groups-per-batch", "3", "--tokens-per-microbatch", "64", *SMALL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

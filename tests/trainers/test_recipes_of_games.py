@@ -35,7 +35,7 @@ def test_what_the_presets_share(tmp_path):
     given = GameOptions(preset="gpu", model="some/model", updates=7, seed=3, device="cpu", resume=True)
     assert shared_settings(given, tmp_path, env=ENV, updates=UPDATES) == replace(
         common, model="some/model", updates=7, seed=3, device="cpu", resume=True, groups_per_batch=32,
-        learning_rate=4e-5, warmup_updates=3, schedule="constant", attention="sdpa",
+        learning_rate=4e-5, warmup_updates=3, schedule="constant", attention="auto",
     )  # fmt: skip
     assert shared_settings(GameOptions(preset="gpu"), tmp_path, env=ENV, updates=UPDATES).updates == 60
     assert in_words(UPDATES) == "150 updates with the preset cpu, 60 with gpu"

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from tests.trainers.toy_runs import Hook, Toy, adapter_bytes, assert_same_run, register_toys, rows_of, toy_config
-from trainers import checkpoints, collect, credit, trackers
+from trainers import checkpoints, collect, credit
 from trainers import learn as learn_module
 from trainers import run as run_module
 from trainers import train as train_module
 from trainers.checkpoints import CheckpointError, newest_checkpoint
 from trainers.config import ConfigError, Interrupted
 from trainers.environments import EnvMix
+from trainers.logs import trackers
 from trainers.logs.run_log import RunLog
 from trainers.optimizer import MasterAdam
 from trainers.policy import Policy
