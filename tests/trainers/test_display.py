@@ -65,6 +65,11 @@ def test_the_table_compares_with_the_ten_before():
     ]
 
 
+def test_rounding_is_no_change():
+    rows = [{"learning_rate": rate} for rate in (0.003, 0.003, 0.003, 0.003)]  # their mean is off by 4e-19
+    assert [line.split() for line in drawn(figure_lines(rows, 40, 9))] == [["learning", "rate", "0.003", "="]]
+
+
 @pytest.mark.parametrize(
     ("name", "now", "colour"),
     [

@@ -143,7 +143,8 @@ def _cells(rows: Rows) -> Iterator[Text]:
         if before and math.isfinite(metrics[name]):
             difference = metrics[name] - statistics.fmean(before)
             change = figure.value(difference, sign="+")
-            if float(change.rstrip("%").replace(",", "")) == 0:
+            is_rounding = math.isclose(metrics[name] - difference, metrics[name], rel_tol=1e-9)
+            if is_rounding or float(change.rstrip("%").replace(",", "")) == 0:
                 change = "="
             elif figure.better:
                 style = "green" if difference * figure.better > 0 else "red"
