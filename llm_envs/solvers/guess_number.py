@@ -1,5 +1,6 @@
 """Players of GuessNumber, and what each of them earns in expectation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ __all__ = [
 ]
 
 
-class _Guesser:
+class _Guesser(ABC):
     """Keeps the range in which the secret can still lie."""
 
     def __init__(self, env: "GuessNumberEnv", seed: int = 0) -> None:
@@ -38,8 +39,9 @@ class _Guesser:
         self._guess = self._choose()
         return str(self._guess)
 
+    @abstractmethod
     def _choose(self) -> int:
-        raise NotImplementedError
+        """The next guess."""
 
 
 class RandomGuesser(_Guesser):

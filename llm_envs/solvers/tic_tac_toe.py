@@ -1,5 +1,6 @@
 """Players of TicTacToe, and what each of them earns in expectation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
@@ -22,7 +23,7 @@ Chances = Mapping[int, Fraction]
 # --- Players ---
 
 
-class _Player:
+class _Player(ABC):
     """Reads the board off the observation, and draws one of the moves that it holds for equally good."""
 
     def __init__(self, env: "TicTacToeEnv | raw_env", seed: int = 0) -> None:  # noqa: ARG002 (two need none)
@@ -39,8 +40,9 @@ class _Player:
         moves = self._choose(position)
         return str(moves[int(self._rng.integers(len(moves)))])
 
+    @abstractmethod
     def _choose(self, position: Position) -> Sequence[int]:
-        raise NotImplementedError
+        """The moves that it draws from; at least one."""
 
 
 class RandomPlayer(_Player):

@@ -1,5 +1,6 @@
 """Players of TwentyQuestions, and what each of them earns in expectation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -145,7 +146,7 @@ def _perfect_totals(most: int) -> NDArray[np.float64]:
 # --- Players ---
 
 
-class _Player:
+class _Player(ABC):
     """Remembers what was asked and answered.
 
     Where the answers contradict the table (a model may give them), the things that agree with most of them count as
@@ -184,8 +185,9 @@ class _Player:
     def _possible(self) -> NDArray[np.intp]:
         return np.flatnonzero(self._contradictions == self._contradictions.min())
 
+    @abstractmethod
     def _next_move(self) -> Move:
-        raise NotImplementedError
+        """What to say in turn `_turn`, after all that was learnt."""
 
 
 class RandomGuesser(_Player):

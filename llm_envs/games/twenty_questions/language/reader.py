@@ -1,6 +1,7 @@
 """The lexicon of a grammar, and how it is learnt from the phrase files."""
 
 import re
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class FirstLookError(Exception):
     """Ends the reading of a phrase that is being learnt: its key is found."""
 
 
-class Reader:
+class Reader(ABC):
     """Holds what the readings look things up in. A part of `Grammar`, which says what the keys are.
 
     Args:
@@ -118,17 +119,22 @@ class Reader:
         drop, lemma = self._words.dropped, self._words.lemma
         return " ".join(lemma(word) for word in words if word not in drop and word not in _PRONOUNS)
 
+    @abstractmethod
     def _clause(self, text: str) -> Vector | None:
-        raise NotImplementedError
+        """One clause about "it", "people" or another subject."""
 
+    @abstractmethod
     def _predicate(self, words: list[str]) -> Vector | None:
-        raise NotImplementedError
+        """What "it" is or does, verb first."""
 
+    @abstractmethod
     def _complement(self, words: list[str]) -> Vector | None:
-        raise NotImplementedError
+        """What it is."""
 
+    @abstractmethod
     def _other(self, words: list[str]) -> Vector | None:
-        raise NotImplementedError
+        """Another subject than the thing or people."""
 
+    @abstractmethod
     def _have(self, words: list[str]) -> Vector | None:
-        raise NotImplementedError
+        """What it has."""
