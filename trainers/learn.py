@@ -209,9 +209,8 @@ class _Step:
             Row(credit.trajectories[n], credit.advantages[n], weight, credit.group_numbers[n])
             for n, weight in zip(numbers, weights.tolist(), strict=True)
         ]
-        for batch in microbatches(
-            rows, tokens_per_microbatch=config.tokens_per_microbatch, share_prefix=config.share_prefix
-        ):
+        most = config.microbatch_tokens(self._policy.device.type)
+        for batch in microbatches(rows, tokens_per_microbatch=most, share_prefix=config.share_prefix):
             yield batch.of(numbers).to(self._policy.device)
 
     def _count(self, name: str, value: float) -> None:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainers import prefix_attention
 from trainers.batching import Microbatch, Row, microbatches
+from trainers.lora_linear import join_adapters
 from trainers.sampling import attention as cached_attention
 from trainers.token_logprobs import token_logprobs
 from trainers.trajectories import Completion, Trajectory
@@ -72,6 +73,7 @@ class Policy:
         self.lm_head = cast("nn.Linear", causal_lm.get_output_embeddings())
         self._attention = attention
         self._checkpointed: list[Any] = []
+        join_adapters(model)
         prefix_attention.register()
         cached_attention.register()
 

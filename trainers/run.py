@@ -20,7 +20,7 @@ from trainers.config.checks import one_line
 from trainers.environments import Breakage, EnvMix
 from trainers.export import save_merged
 from trainers.logs.run_log import RunLog
-from trainers.memory import dry_run
+from trainers.memory import dry_run, keep_freed_memory
 from trainers.opponents import OpponentPool
 from trainers.optimizer import MasterAdam
 from trainers.policy import Policy, choose_device
@@ -108,6 +108,8 @@ def open_run(config: TrainConfig, checked: Checked, log: RunLog) -> Run:
     state = {} if found is None else found[1]
     log.say(f"Loading {config.model}")
     policy = _load_policy(config, adapter=found and found[0], dtype=state.get("dtype", config.dtype))
+    if policy.device.type == "cpu":
+        keep_freed_memory()
     if config.dry_run:
         log.say("Trying the longest batch")
         dry_run(policy, config, prompt_tokens=checked.prompt_tokens, context_length=checked.context_length)

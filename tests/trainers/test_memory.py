@@ -1,5 +1,6 @@
 """The dry run: finds what does not fit, says what to do, and leaves no trace."""
 
+import ctypes
 import dataclasses
 import random
 from typing import Any
@@ -166,3 +167,50 @@ def test_a_run_that_does_not_fit_ends_before_its_first_rollout(config, monkeypat
 
 def test_what_is_free_is_known():
     assert 2**20 < free_bytes(torch.device("cpu")) < 2**50
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "tokens"), [(None, "cpu", 2048), (None, "cuda", 16_384), (None, "mps", 16_384), (7, "cpu", 7)]
+)
+def test_how_much_a_pass_may_hold_where_nothing_is_said(config, given, device, tokens):
+    assert dataclasses.replace(config, tokens_per_microbatch=given).microbatch_tokens(device) == tokens
+
+
+def test_an_open_limit_is_that_of_the_device(config, policy, passes):
+    changed = dataclasses.replace(config, tokens_per_microbatch=None, max_tokens=600, group_size=8)
+    dry_run(policy, changed, prompt_tokens=10, context_length=610)
+    [batch] = passes
+    assert len(batch.tokens) == 10 + 3 * 600
+
+
+_FAULTS = """
+import resource, sys, torch
+from trainers.memory import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+def faults():
+    torch.ones(16_000_000)  # 64 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+after = [faults() for _ in range(5)]
+print(after[-1] - after[-2])
+"""
+
+
+def test_freed_memory_is_kept(run_python, tmp_path):
+    """Of a block of 64 MB each page is a fault when it comes from the system, and none when it was kept."""
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("no glibc")
+    returned, kept = (int(run_python("-c", _FAULTS, how, cwd=tmp_path).stdout) for how in ("returned", "kept"))
+    assert kept < 100 < returned
+
+
+def test_a_run_on_a_cpu_keeps_it(config, monkeypatch):
+    calls: list[int] = []
+    monkeypatch.setattr(run_module, "keep_freed_memory", lambda: calls.append(1))
+    train(dataclasses.replace(config, updates=1))
+    assert calls == [1]
+
+
+def test_without_glibc_nothing_happens(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    memory.keep_freed_memory()

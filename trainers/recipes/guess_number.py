@@ -80,7 +80,6 @@ def _settings(config: Config, run_dir: Path) -> TrainConfig:
         # temperature samples fewer of them, so that what the reward says of the good guesses is less drowned.
         temperature=0.4,
         learning_rate=3e-3,
-        tokens_per_microbatch=2048,
         max_rows=1024,
     )
 

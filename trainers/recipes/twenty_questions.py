@@ -101,7 +101,6 @@ def _settings(config: Config, run_dir: Path) -> TrainConfig:
         temperature=0.4,
         learning_rate=4e-3,
         eval_size=1000,
-        tokens_per_microbatch=2048,
         max_rows=1024,
     )
 

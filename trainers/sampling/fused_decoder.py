@@ -11,9 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from trainers.lora_linear import is_plain
 from trainers.policy import Policy
 from trainers.sampling.attention import attend
-from trainers.sampling.joined_linear import JoinedLinear, is_plain
+from trainers.sampling.joined_linear import JoinedLinear
 from trainers.sampling.ragged_cache import RaggedCache
 
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3")

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from trainers.lora_linear import is_plain
 from trainers.sampling.packed_linear import multiply, pack, pack_checked
 
 
@@ -119,23 +120,3 @@ class JoinedLinear:
         if self._bias is not None:
             found += self._bias
         return found
-
-
-def is_plain(module: nn.Module) -> bool:
-    """True for an ordinary frozen linear layer, with or without one ordinary LoRA adapter."""
-    from peft.tuners.lora import Linear as LoraLinear
-
-    base = getattr(module, "base_layer", module)
-    if type(base) is not nn.Linear or any(parameter.requires_grad for parameter in base.parameters()):
-        return False
-    if base is module:
-        return True
-    return (
-        type(module) is LoraLinear
-        and len(module.active_adapters) == 1
-        and module.active_adapters[0] in module.lora_A
-        and not module.fan_in_fan_out
-        and not module.merged
-        and not module.lora_variant
-        and module.lora_B[module.active_adapters[0]].bias is None
-    )
