@@ -12,7 +12,6 @@ from torch import nn
 from trainers import lora_linear
 from trainers.lora_linear import is_plain, join_adapters
 
-
 product: Any = lora_linear._LoraLinear.apply
 
 
