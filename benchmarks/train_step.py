@@ -261,6 +261,7 @@ def figures(found: Steps, shape: Shape, limits: Limits) -> dict[str, float]:
     flops = statistics.median(training_flops(shape, step.groups) for step in steps)
     return {
         **middle,
+        "other": statistics.median(s.seconds - s.sampling - s.grading - s.training for s in steps),
         "fastest": min(step.seconds for step in steps),
         "slowest": max(step.seconds for step in steps),
         "rate": middle["sampled_tokens"] / middle["sampling"],
@@ -274,7 +275,6 @@ def figures(found: Steps, shape: Shape, limits: Limits) -> dict[str, float]:
 
 def show(name: str, f: dict[str, float], limits: Limits) -> None:
     """A contender's figures."""
-    other = f["seconds"] - f["sampling"] - f["grading"] - f["training"]
     print(f"{name}: {f['seconds']:.2f} s a step ({f['fastest']:.2f} to {f['slowest']:.2f})")
     print(f"  sampling  {f['sampling']:8.2f} s   {f['rate']:.0f} tokens/s   at the least {f['least_sampling']:.2f} s")
     print(f"  grading   {f['grading']:8.2f} s")
@@ -282,7 +282,7 @@ def show(name: str, f: dict[str, float], limits: Limits) -> None:
         f"  training  {f['training']:8.2f} s   {f['utilisation']:.1%} of {limits.peak / 1e12:.1f} TFLOP/s   "
         f"at the least {f['least_training']:.2f} s"
     )
-    print(f"  other     {other:8.2f} s")
+    print(f"  other     {f['other']:8.2f} s")
     print(
         f"  {f['share']:.0%} of the machine's limit; {f['trained_tokens']:.0f} of {f['sampled_tokens']:.0f} sampled "
         f"tokens trained; peak memory {f['peak_gib']:.1f} GiB",
