@@ -188,7 +188,7 @@ class _Chats:
             return False
         self.breakage.called(self.pool.name, row.trajectory.seed)
         verdict, parts = str(info.get("verdict", "")), dict(info.get("reward_parts", {}))
-        stop_reason: StopReason = "env" if truncated else reply.stop_reason
+        stop_reason: StopReason = "env" if truncated and reply.stop_reason == "stop" else reply.stop_reason
         row.trajectory.observations.append(observation)
         row.trajectory.turns.append(Turn(reply.text, reply.num_tokens, float(reward), stop_reason, verdict, parts))
         if verdict == "unscorable":

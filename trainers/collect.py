@@ -69,8 +69,9 @@ class Collector:
 
         Where groups without spread are to be replaced (dynamic sampling, after DAPO: Yu et al., 2025,
         arXiv:2503.14476), further problems are drawn, as many as are missing at the rate at which they had spread so
-        far, until `groups_per_batch` groups have it or `dynamic_sampling` times more were drawn. So many are then
-        learnt from: those with spread first, and others only where there is something to be learnt from them, too.
+        far, until `groups_per_batch` problems have it or `dynamic_sampling` times more were drawn. So many are then
+        learnt from: those with spread first, and others only where there is something to be learnt from them, too. Of
+        a game in which the policy has several seats, each is a group; it has spread where one of them has.
 
         Raises:
             BrokenEnvironmentError: when too many problems in a row cannot be played.
@@ -84,15 +85,17 @@ class Collector:
             batch.groups += self._play(self.mix.draw(count), update, drawn, batch.clock, progress)
             drawn += count
             batch.credit = self._credit(batch.groups)
-            found = sum(batch.credit.has_spread)
+            problems = _by_problem(batch.groups)
+            with_spread = [any(batch.credit.has_spread[number] for number in numbers) for numbers in problems]
+            found = sum(with_spread)
             if drawn >= most or found >= wanted:
                 break
             rate = max(found, 0.5) / drawn
             count = min(math.ceil((wanted - found) / rate), wanted, most - drawn)
         if drawn > wanted:
             whole = batch.credit
-            first = sorted(range(len(batch.groups)), key=lambda number: not whole.has_spread[number])[:wanted]
-            taught = self._credit([batch.groups[number] for number in sorted(first)])
+            first = sorted(range(len(problems)), key=lambda number: not with_spread[number])[:wanted]
+            taught = self._credit([batch.groups[n] for number in sorted(first) for n in problems[number]])
             batch.credit = dataclasses.replace(taught, has_spread=whole.has_spread, masked=whole.masked)
         batch.broken, batch.drawn = self.breakage.take(), self.mix.state_dict()
         batch.episodes = drawn * self.settings.group_size
@@ -121,6 +124,17 @@ class Collector:
             pool, self.sampler, self.renderer, self.opponents, lineups=lineups, settings=self.settings,
             sampling_seed=sampling_seed, breakage=self.breakage, progress=progress, clock=clock,
         )  # fmt: skip
+
+
+def _by_problem(groups: Sequence[Group]) -> list[list[int]]:
+    """Numbers of the groups of each problem: of one, or of every seat that the policy had in the same games."""
+    found: list[list[int]] = []
+    for number, group in enumerate(groups):
+        if number and group.games and group.games is groups[number - 1].games:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found
 
 
 def _sampling_seed(seed: int, update: int) -> int:

@@ -13,6 +13,9 @@ from trainers.advantages import ESTIMATORS, group_mean, has_spread, overlong_pen
 from trainers.config import CreditOptions
 from trainers.trajectories import Group, Trajectory, Turn
 
+# Differences of returns that are smaller than this share of the largest are rounding.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class Credit:
@@ -22,8 +25,9 @@ class Credit:
         trajectories: those with something to learn from, those of a group side by side.
         advantages: for each of them, one number a turn.
         group_numbers: for each of them, which group of the batch it is of.
-        has_spread: for each group of the batch, whether the returns that count in it differ.
+        has_spread: for each group of the batch, whether anything that counts in it differs.
         masked: how many trajectories were left out because an answer of theirs was cut off.
+        compared: how many trajectories were compared at all, those without anything to learn from included.
     """
 
     trajectories: list[Trajectory]
@@ -31,6 +35,7 @@ class Credit:
     group_numbers: list[int]
     has_spread: list[bool]
     masked: int
+    compared: int = 0
 
 
 def assign_credit(
@@ -42,9 +47,10 @@ def assign_credit(
 
     - episodes that the environment failed to judge, or that were over before the policy said anything;
     - with overlong=mask, those of which an answer was cut off (stop reason `length`);
-    - groups whose returns are all equal, for their advantages are 0. Two settings look further than the group: with
-      credit=state every trajectory with an advantage other than 0 stays, and with advantage=none every group with one,
-      for without a baseline equal returns push all the same.
+    - groups in which all that is compared is equal, for their advantages are 0: the returns, or by turn what was to
+      come in each of them. Two settings look further than the group: with credit=state every trajectory with an
+      advantage other than 0 stays, and with advantage=none every group with one, for without a baseline equal returns
+      push all the same.
 
     What is left out counts in no mean. With overlong=penalize the returns are those after the penalty, though the
     recorded rewards stay as they are; a cut answer loses all of it, wherever the cut was.
@@ -61,10 +67,13 @@ def assign_credit(
     counted = judged & ~overlong if options.overlong == "mask" else judged
     by: Literal["trajectory", "turn"] = "trajectory" if options.credit == "trajectory" else "turn"
     values, present = returns(rewards, num_turns, counted, credit=by, discount=options.discount)  # [P, G, 1 or K]
-    spread = has_spread(values[:, :, 0], counted)  # [P]
+    spread = torch.stack([has_spread(v, p) for v, p in zip(values.unbind(2), present.unbind(2), strict=True)]).any(
+        0
+    )  # [P]
     if options.credit == "state":
         advantages = _by_state(groups, values, group_mean(values, present), counted)
-        teaches = (advantages != 0).any(2)
+        largest = max([0.0, *values.abs().flatten().tolist()])
+        teaches = (advantages.abs() > _ROUNDING * largest).any(2)
     elif options.advantage == "none":
         advantages = ESTIMATORS["none"](values, present)
         teaches = (advantages != 0).any(2).any(1, keepdim=True)
@@ -82,6 +91,7 @@ def assign_credit(
         group_numbers=[p for p, _ in places],
         has_spread=spread.tolist(),
         masked=int((judged & ~counted).sum()),
+        compared=int(counted.sum()),
     )
 
 
@@ -125,15 +135,16 @@ def _is_cut(turn: Turn) -> bool:
 def _by_state(groups: Sequence[Group], to_go: Tensor, of_turn: Tensor, counted: Tensor) -> Tensor:
     """`state_advantages` of all turns of the batch, with the group's baseline for the turn as the prior: `[P, G, K]`.
 
-    The same words in another seat or against another opponent are another state.
+    The same words in another environment, in another seat or against another opponent are another state.
     """
-    numbers: dict[tuple[str, str, str], int] = {}
+    numbers: dict[tuple[str, str, str, str], int] = {}
     states = torch.full(to_go.shape, -1)
     for p, group in enumerate(groups):
         for g, trajectory in enumerate(group.trajectories):
             if counted[p, g]:
                 for k, observation in enumerate(trajectory.observations[: len(trajectory.turns)]):
-                    states[p, g, k] = numbers.setdefault((group.agent, group.opponent, observation), len(numbers))
+                    state = (group.task, group.agent, group.opponent, observation)
+                    states[p, g, k] = numbers.setdefault(state, len(numbers))
     taken = states >= 0
     advantages = torch.zeros_like(to_go)
     advantages[taken] = state_advantages(to_go[taken], states[taken], (to_go - of_turn)[taken])

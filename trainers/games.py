@@ -150,7 +150,8 @@ class _Seat:
         self.earned += reward
         turns, (verdict, parts) = self.trajectory.turns, judged(info)
         if self.moved is not None:
-            stop_reason: StopReason = "env" if is_cut_off else self.moved.stop_reason
+            said = self.moved.stop_reason
+            stop_reason: StopReason = "env" if is_cut_off and said == "stop" else said
             turns.append(Turn(self.action, len(self.moved.tokens), float(reward), stop_reason, verdict, parts))
             self.moved = None
         elif self.is_full and turns:  # what its silence led to, its last words led to

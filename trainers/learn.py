@@ -53,7 +53,8 @@ def learn(
 
     The policy of the ratio is the one that sampled. With `corrects` it is the trainer's own view of that policy, before
     the first step, and what the two differ in is made up for by weights (see `corrections`): the decoupled objective of
-    Hilton et al. (2021, arXiv:2110.00641).
+    Hilton et al. (2021, arXiv:2110.00641). With gspo, too, for its bounds are narrower than what rounding makes of a
+    sampler's bfloat16.
 
     Args:
         policy: is changed.
@@ -67,16 +68,19 @@ def learn(
     """
     if not credit.trajectories:
         return Learned()
-    step = _Step(policy, config, credit, corrects=corrects, progress=progress)
+    minibatches = list(_minibatches(credit, config, update))
+    first_epoch = minibatches[: len(minibatches) // config.epochs]
+    step = _Step(policy, config, credit, first_epoch, corrects=corrects, progress=progress)
     optimizer.set_learning_rate(config.learning_rate_at(update))
     before = optimizer.copied_state() if config.minibatches * config.epochs > 1 else None
     norms = []
     try:
-        for numbers in _minibatches(credit, config, update):
+        for numbers in minibatches:
             step.backward(numbers, optimizer)
             before_step()
             norms.append(optimizer.step(max_grad_norm=config.max_grad_norm))
     except BaseException:
+        optimizer.forget_gradients()
         if before is not None:
             optimizer.load_state_dict(before)
         raise
@@ -106,8 +110,9 @@ class _Step:
     """The passes over one batch, and what they add up to."""
 
     def __init__(
-        self, policy: Policy, config: TrainConfig, credit: Credit, *, corrects: bool, progress: Progress
-    ) -> None:
+        self, policy: Policy, config: TrainConfig, credit: Credit, first_epoch: Sequence[Sequence[int]], *,
+        corrects: bool, progress: Progress,
+    ) -> None:  # fmt: skip
         self._policy = policy
         self._config = config
         self._credit = credit
@@ -121,7 +126,8 @@ class _Step:
         self._seen = 0
         self.token_advantages: dict[int, Tensor] = {}
         everything = range(len(credit.trajectories))
-        recomputes = corrects and config.minibatches * config.epochs > 1  # a single step has them from its own pass
+        self._takes_own = corrects or config.loss == "gspo"
+        recomputes = self._takes_own and config.minibatches * config.epochs > 1  # else they come with the one pass
         self._passes = config.epochs + bool(config.kl_coef) + recomputes
         self._base: dict[int, Tensor] = {}
         self._old: dict[int, Tensor] = {}
@@ -129,7 +135,8 @@ class _Step:
             with policy.playing_as(None):
                 self._base = self._logprobs(everything)
         if recomputes:
-            self._old = self._logprobs(everything)
+            for numbers in first_epoch:  # cut as they will be, so that nothing is rounded otherwise
+                self._old |= self._logprobs(numbers)
         # One minus the other, so that a batch's mean price is 0.
         self._mean_kl = 0.0
         if config.kl_coef:
@@ -143,8 +150,9 @@ class _Step:
         for batch in self._cut(numbers):
             logprobs = self._policy.logprobs(batch, temperature=config.temperature)
             sampled, weights, old = batch.sampled_logprobs, batch.weights, batch.sampled_logprobs
-            if self._corrects:
+            if self._takes_own:
                 old = _gather(self._old, batch) if self._old else logprobs.detach()
+            if self._corrects:
                 weights = weights * self._correction(old, sampled, batch.rows)
             advantages = self._advantages(batch)
             found = self._loss(logprobs, old, advantages, batch.rows)
@@ -156,7 +164,7 @@ class _Step:
             optimizer.collect()
             self._tokens += len(logprobs)
             self._count("loss", float(loss.detach()))
-            self._compare(old if self._corrects else logprobs.detach(), sampled, is_first=is_first)
+            self._compare(old if self._takes_own else logprobs.detach(), sampled, is_first=is_first)
             self._count("clipped_share", float(found.clipped.sum()))
             self.token_advantages |= _split(advantages, batch)
             self._advance(batch)
@@ -181,7 +189,7 @@ class _Step:
 
     def _compare(self, trained: Tensor, sampled: Tensor, *, is_first: bool) -> None:
         """Note how far sampler and trainer lie apart, while they still mean the same policy: before the first step."""
-        if is_first or self._corrects:
+        if is_first or self._takes_own:
             self._count("logprob_gap", float((trained - sampled).abs().sum()))
             self._compared += len(sampled)
 
@@ -204,7 +212,11 @@ class _Step:
 
     def _cut(self, numbers: Sequence[int]) -> Iterator[Microbatch]:
         config, credit = self._config, self._credit
-        weights = sequence_weights(self._lengths[list(numbers)], config.aggregation, max_tokens=config.max_tokens)
+        all_rows = len(credit.trajectories)
+        weights = sequence_weights(
+            self._lengths[list(numbers)], config.aggregation, max_tokens=config.max_tokens,
+            num_compared=max(credit.compared, all_rows) * len(numbers) / all_rows,
+        )  # fmt: skip
         rows = [
             Row(credit.trajectories[n], credit.advantages[n], weight, credit.group_numbers[n])
             for n, weight in zip(numbers, weights.tolist(), strict=True)

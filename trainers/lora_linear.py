@@ -35,7 +35,7 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def join_adapters(model: PeftModel) -> None:
-    """From now on compute ordinary adapters together with their layers, where a gradient is asked for.
+    """From now on compute ordinary adapters together with their layers.
 
     What the adapter adds is then added by its second product, and not by two more passes over the layer's output, going
     forward as well as back. Whatever is not ordinary (see `is_plain`, and dropout) is computed as before.
@@ -49,7 +49,7 @@ def join_adapters(model: PeftModel) -> None:
 
 def _forward(module: LoraLinear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     base = cast("nn.Linear", module.base_layer)
-    joins = torch.is_grad_enabled() and not (args or kwargs or module.disable_adapters) and x.dtype == base.weight.dtype
+    joins = not (args or kwargs or module.disable_adapters) and x.dtype == base.weight.dtype
     if joins and is_plain(module):
         name = module.active_adapters[0]
         down, up = module.lora_A[name].weight, module.lora_B[name].weight

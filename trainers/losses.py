@@ -201,19 +201,22 @@ def kl_estimate(logprobs: Tensor, base_logprobs: Tensor, estimator: KLEstimator)
     raise ConfigError(f"kl_estimator must be k1, k2 or k3, not {estimator!r}")
 
 
-def sequence_weights(lengths: Tensor, aggregation: Aggregation, *, max_tokens: int) -> Tensor:
+def sequence_weights(
+    lengths: Tensor, aggregation: Aggregation, *, max_tokens: int, num_compared: float | None = None
+) -> Tensor:
     """What a token of each row weighs in the loss of a minibatch.
 
     - token: 1 / all tokens: long answers say more.
     - sequence: 1 / (B * the row's tokens): every answer says the same, so that a token of a long one says less (GRPO,
       Shao et al., 2024, arXiv:2402.03300).
-    - constant: 1 / (B * max_tokens): every token the same, whatever the batch's answers are like; the policy's length
-      has no part in the step's size (Dr. GRPO, Liu et al., 2025, arXiv:2503.20783).
+    - constant: 1 / (R * max_tokens): every token the same, whatever the batch's answers are like; neither their length
+      nor how many of them teach something has a part in it (Dr. GRPO, Liu et al., 2025, arXiv:2503.20783).
 
     Args:
         lengths: `[B]` sampled tokens of each row of the whole minibatch. A row of none weighs nothing, but counts in B.
         aggregation: one of these.
         max_tokens: most tokens sampled in one turn.
+        num_compared: R, the rows that the minibatch stands for, those that were left out of it included; None: B.
 
     Returns:
         `[B]` float32.
@@ -224,7 +227,8 @@ def sequence_weights(lengths: Tensor, aggregation: Aggregation, *, max_tokens: i
     elif aggregation == "sequence":
         weights = 1.0 / (len(sizes) * sizes.clamp_min(1.0))
     elif aggregation == "constant":
-        weights = torch.full_like(sizes, 1.0 / (max(1, len(sizes)) * max_tokens))
+        whole = len(sizes) if num_compared is None else num_compared
+        weights = torch.full_like(sizes, 1.0 / (max(1.0, whole) * max_tokens))
     else:
         raise ConfigError(f"aggregation must be token, sequence or constant, not {aggregation!r}")
     return weights * (sizes > 0)

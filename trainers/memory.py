@@ -57,7 +57,8 @@ def dry_run(policy: Policy, config: TrainConfig, *, prompt_tokens: int, context_
     rows = min(config.max_rows, config.groups_per_batch * config.group_size)
     cache = None
     if config.sampler == "torch":
-        needed, free = rows * longest * cache_bytes(policy), free_bytes(policy.device)
+        place = torch.device(config.sampling_device) if config.sampling_device else policy.device
+        needed, free = rows * longest * cache_bytes(policy), free_bytes(place)
         if needed > (1 - _RESERVE) * free:
             fitting = int((1 - _RESERVE) * free / (longest * cache_bytes(policy)))
             raise ConfigError(
@@ -66,7 +67,8 @@ def dry_run(policy: Policy, config: TrainConfig, *, prompt_tokens: int, context_
             )
         if policy.device.type != "cpu":  # between rollouts the allocator keeps it, and the optimizer what it is to need
             of_optimizer = sum(_OPTIMIZER_BYTES * p.numel() for p in policy.trainable.values())
-            cache = torch.empty(needed + of_optimizer, dtype=torch.uint8, device=policy.device)
+            here = 0 if config.sampling_device else needed
+            cache = torch.empty(here + of_optimizer, dtype=torch.uint8, device=policy.device)
     try:
         _largest_pass(policy, config, prompt_tokens=prompt_tokens, longest=longest)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

@@ -62,6 +62,12 @@ class MasterAdam:
                 parameter.copy_(self._masters[name])
         return norm
 
+    def forget_gradients(self) -> None:
+        """Clear what was collected and what waits to be: of a step that is not to be taken."""
+        self._adam.zero_grad(set_to_none=True)
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
     def set_learning_rate(self, learning_rate: float) -> None:
         """Take the following steps with another learning rate."""
         for group in self._adam.param_groups:

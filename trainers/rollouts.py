@@ -305,7 +305,7 @@ def _step(row: _Row, completion: Completion, renderer: Renderer, settings: Rollo
     if not math.isfinite(reward):
         raise ValueError(f"step gave the reward {reward}")
     feed: list[int] | None = None
-    stop_reason: StopReason = "env" if truncated else completion.stop_reason
+    stop_reason: StopReason = "env" if truncated and completion.stop_reason == "stop" else completion.stop_reason
     if not (terminated or truncated):
         feed = renderer.continuation(messages_of(observation, info), stopped=completion.stop_reason == "stop")
         if len(trajectory.tokens) + len(feed) >= settings.context_length:

@@ -110,6 +110,8 @@ def open_run(config: TrainConfig, checked: Checked, log: RunLog) -> Run:
     policy = _load_policy(config, adapter=found and found[0], dtype=state.get("dtype", config.dtype))
     if policy.device.type == "cpu":
         keep_freed_memory()
+    if config.sampling_device:
+        _device(config.sampling_device, "sampling_device")
     if config.dry_run:
         log.say("Trying the longest batch")
         dry_run(policy, config, prompt_tokens=checked.prompt_tokens, context_length=checked.context_length)
@@ -142,6 +144,7 @@ def open_run(config: TrainConfig, checked: Checked, log: RunLog) -> Run:
             max_rows=config.max_rows,
             arguments=config.parsed_sampler_args(),
             logprobs_at=config.temperature if _needs_logprobs(config) else None,
+            cuts=not config.has_full_support,
         )
     settings = RolloutSettings(
         group_size=config.group_size, max_tokens=config.max_tokens, temperature=config.temperature,

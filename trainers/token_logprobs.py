@@ -52,9 +52,10 @@ class _TokenLogprobs(torch.autograd.Function):
             total = top - probabilities.amax(-1, keepdim=True).log()
             logprobs[part] = (logits.gather(1, chosen).float() - total).squeeze(1)
             if slopes is not None:
-                # d log p(y) / d h = (W[y] - sum_v p(v) W[v]) / temperature
-                mean = probabilities.to(weight.dtype) @ weight
-                slopes[part] = (weight[chosen.squeeze(1)] - mean) / temperature
+                # d log p(y) / d h = (W[y] - sum_v p(v) W[v]) / temperature. Where p(y) is near 1 the two are nearly the
+                # same, so they are subtracted before anything is rounded.
+                probabilities.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=torch.float32))
+                slopes[part] = (probabilities.to(weight.dtype) @ weight) / -temperature
         if slopes is not None:
             ctx.save_for_backward(slopes)
         return logprobs

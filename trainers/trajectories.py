@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 StopReason = Literal["stop", "length", "env"]
-"""Why a turn ended: a stop token was sampled, the token limit or the end of the context was reached, or the environment
-cut the episode off from outside (`truncated`) at this turn."""
+"""Why a turn ended: a stop token was sampled, the token limit or the end of the context was reached, or, though a stop
+token was sampled, the environment cut the episode off from outside (`truncated`) at this turn."""
 
 # Of so many tokens the text is decoded again and again to see what one more adds.
 _DECODED_AT_ONCE = 32

@@ -139,10 +139,13 @@ def naive(groups: Sequence[Group], how: str) -> dict[int, list[float]]:
     number = -1
     for group in groups:
         counted = [t for t in group.trajectories if t.turns and all(turn.verdict != "unscorable" for turn in t.turns)]
-        returns = [sum(turn.reward for turn in t.turns) for t in counted]
+        differ = False
+        for k in range(1 if how == "trajectory" else 5):
+            to_come = {sum(turn.reward for turn in t.turns[k:]) for t in counted if len(t.turns) > k}
+            differ = differ or len(to_come) > 1
         for trajectory in group.trajectories:
             number += 1
-            if not any(trajectory is t for t in counted) or len(set(returns)) == 1:
+            if not any(trajectory is t for t in counted) or not differ:
                 continue
             found[number] = []
             for k in range(len(trajectory.turns)):
@@ -151,6 +154,34 @@ def naive(groups: Sequence[Group], how: str) -> dict[int, list[float]]:
                 mine = sum(turn.reward for turn in trajectory.turns[first:])
                 found[number].append(mine - sum(as_far) / len(as_far))
     return found
+
+
+def test_equal_returns_may_differ_by_turn():
+    parted = Group(0, [episode(("s", 1.0), ("t", 0.0)), episode(("s", 0.0), ("t", 1.0))])
+    assert credited([parted], "trajectory") == {}
+    # Still to come: 1 0 and 1 1.
+    for keep_all in (False, True):
+        assert credited([parted], "turn", keep_all=keep_all) == {0: [0.0, -0.5], 1: [0.0, 0.5]}
+    assert [assigned([parted], how).has_spread for how in ("trajectory", "turn")] == [[False], [True]]
+
+
+def test_the_same_words_in_another_environment_are_another_state():
+    first = Group(0, [episode(("go", 0.0)), episode(("go", 1.0))], task="A")
+    second = Group(1, [episode(("go", 10.0)), episode(("go", 20.0))], task="B")
+    both = credited([first, second], "state")
+    assert {n: both[n] for n in (0, 1)} == credited([first], "state")
+
+
+def test_rounding_teaches_nothing():
+    same = [Group(p, [episode(("s", 0.1)) for _ in range(3)]) for p in range(2)]
+    assert credited(same, "state") == {}
+
+
+def test_how_many_were_compared():
+    unjudged = Group(2, [episode(("s", 1.0), verdict="unscorable"), episode(("s", 2.0))])
+    equal = Group(3, [episode(("s", 1.0)), episode(("s", 1.0))])
+    credit = assigned([FIRST, unjudged, equal], "trajectory")
+    assert (len(credit.trajectories), credit.compared) == (2, 5)
 
 
 @pytest.mark.parametrize("how", ["trajectory", "turn"])

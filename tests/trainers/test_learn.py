@@ -110,7 +110,7 @@ class Naive:
     def terms(self, n: int, new: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of each token, and whether it was clipped."""
         config, gain = self.config, self.advantages(n)
-        old = self.before[n] if self.corrects else self.sampled[n]
+        old = self.before[n] if self.corrects or config.loss == "gspo" else self.sampled[n]
         low, high = 1 - config.clip_low, 1 + config.clip_high
         ratio = torch.exp(new - old)
         never = torch.zeros(len(new), dtype=torch.bool)
@@ -208,7 +208,8 @@ def both(llama_folder, load_policy, ledgers, monkeypatch):
         assert found["grad_norm"] == pytest.approx(sum(naive.norms) / len(dealt), rel=1e-3)
         assert (found["optimizer_steps"], found["learning_rate"]) == (len(dealt), 0.02)
         gaps = [(a - b).abs() for a, b in zip(naive.before, naive.sampled, strict=True)]
-        compared = list(itertools.chain(*dealt)) if corrects else dealt[0]
+        own = corrects or config.loss == "gspo"
+        compared = list(itertools.chain(*dealt)) if own else dealt[0]
         assert found["logprob_gap"] == pytest.approx(mean([gaps[n] for n in compared]), rel=1e-4)
         if config.loss in ("ppo", "cispo", "gspo"):
             assert found["clipped_share"] == pytest.approx(mean(naive.clipped), abs=1e-6)
@@ -297,6 +298,32 @@ def test_how_memory_is_used_changes_nothing(both, corrects):
         assert learned.metrics == pytest.approx(cut[0][0].metrics, rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.parametrize("minibatches", [1, 3])
+def test_rounding_clips_no_sequence(llama_folder, load_policy, ledgers, minibatches):
+    """The bounds of gspo are far narrower than what bfloat16 makes of a sampler's logprobs."""
+    policy = load_policy(llama_folder, dtype="bfloat16")
+    credit = sampled_by(policy, ledgers, noise=0.05)
+    bounds = {"loss": "gspo", "clip_low": 3e-4, "clip_high": 4e-4}
+    config = dataclasses.replace(CONFIG, **bounds, minibatches=minibatches, learning_rate=1e-30)
+    optimizer = MasterAdam(policy.trainable, learning_rate=1e-30)
+    found = learn(policy, optimizer, credit, config, update=0, corrects=False).metrics
+    assert found["clipped_share"] == 0.0
+    assert found["logprob_gap"] > 0.01
+
+
+@pytest.mark.parametrize(("aggregation", "share"), [("constant", 1 / 3), ("token", 1.0), ("sequence", 1.0)])
+def test_a_constant_counts_what_is_not_learnt_from(llama_folder, load_policy, ledgers, aggregation, share):
+    """With three times as many answers compared as learnt from, every token weighs a third."""
+    losses = []
+    for compared in (9, 27):
+        policy = load_policy(llama_folder)
+        credit = dataclasses.replace(sampled_by(policy, ledgers, noise=0.0), compared=compared)
+        config = dataclasses.replace(CONFIG, aggregation=aggregation)
+        learned = learn(policy, MasterAdam(policy.trainable), credit, config, update=0, corrects=False)
+        losses.append(learned.metrics["loss"])
+    assert losses[1] == pytest.approx(share * losses[0], rel=1e-5)
+
+
 # --- What else it promises ---
 
 
@@ -374,12 +401,12 @@ def test_nothing_to_learn_from_changes_nothing(llama_folder, load_policy):
     assert all(not m.grad for m in optimizer.state_dict()["masters"].values())
 
 
-@pytest.mark.parametrize("at", [2, 4])
-def test_an_error_takes_all_steps_back(llama_folder, load_policy, ledgers, at):
+@pytest.mark.parametrize(("at", "minibatches", "epochs"), [(2, 2, 2), (4, 2, 2), (1, 1, 1)])
+def test_an_error_takes_all_steps_back(llama_folder, load_policy, ledgers, at, minibatches, epochs):
     policy = load_policy(llama_folder)
     credit = sampled_by(policy, ledgers, noise=0.0)
     optimizer = MasterAdam(policy.trainable)
-    config = dataclasses.replace(CONFIG, minibatches=2, epochs=2)
+    config = dataclasses.replace(CONFIG, minibatches=minibatches, epochs=epochs)
     learn(policy, optimizer, credit, config, update=0, corrects=False)
     before, state = policy.snapshot(), optimizer.copied_state()
     calls = 0
@@ -398,3 +425,5 @@ def test_an_error_takes_all_steps_back(llama_folder, load_policy, ledgers, at):
     for number, moments in after["adam"]["state"].items():
         for name, value in moments.items():
             assert torch.equal(value, state["adam"]["state"][number][name])
+    assert all(p.grad is None for p in policy.trainable.values())
+    assert all(m.grad is None for m in after["masters"].values())

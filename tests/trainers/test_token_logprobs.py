@@ -131,3 +131,28 @@ def test_what_is_kept_is_no_larger_than_the_hidden_states():
 
 def test_nothing_gives_nothing():
     assert token_logprobs(head(), torch.zeros(0, WIDTH), torch.zeros(0, dtype=torch.int64)).shape == (0,)
+
+
+@pytest.mark.parametrize("gap", [0.0, 2.0, 5.0, 7.0, 9.0])
+def test_the_slope_of_a_likely_token_is_as_exact_as_that_of_an_unlikely_one(gap):
+    """p goes up to 0.9999, where the token's own row and the mean of all rows are nearly the same."""
+    torch.manual_seed(0)
+    width, count = 64, 50
+    lm_head = nn.Linear(width, 200, bias=False).to(torch.bfloat16).requires_grad_(requires_grad=False)
+    targets = torch.arange(count)
+    rows = lm_head.weight.float()[:count]
+    size = (gap + 5.3) / rows.square().sum(1, keepdim=True)  # the logit of the target over those around 0
+    hidden = (rows * size).to(torch.bfloat16).requires_grad_()
+    token_logprobs(lm_head, hidden, targets).sum().backward()  # type: ignore[no-untyped-call]
+    ours = take_grad(hidden).double()
+    exact = hidden.detach().double().requires_grad_()
+    weight = lm_head.weight.double()
+    torch.log_softmax(exact @ weight.T, -1).gather(1, targets[:, None]).sum().backward()  # type: ignore[no-untyped-call]
+    errors = (ours - take_grad(exact)).norm(dim=1) / take_norm(exact, weight, targets)
+    assert float(errors.median()) < 0.05
+
+
+def take_norm(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Norms of the exact slopes, in other words than a derivative."""
+    probabilities = torch.softmax(hidden.detach() @ weight.T, -1)
+    return (weight[targets] - probabilities @ weight).norm(dim=1)

@@ -33,9 +33,11 @@ class LossOptions:
     """With ppo: a ratio above this gives no gradient where the advantage is negative, either; such as 3."""
     aggregation: Aggregation = "token"
     """How tokens are weighed: all alike (token), or every answer alike, whatever its length (sequence); or all alike,
-    divided by a constant, max_tokens, instead of by how many there are (constant: Dr. GRPO)."""
+    divided by a constant, max_tokens times the answers of the batch, those included that teach nothing (constant:
+    Dr. GRPO)."""
     kl_coef: float = 0.0
-    """What it costs to leave the base model, in reward (or loss) a nat. It keeps a policy from settling on the first
+    """What it costs to leave the base model, in loss or reward a nat (with advantage=grpo or global, which divide
+    rewards by a deviation, in deviations). It keeps a policy from settling on the first
     thing that is better than nothing, before it has seen what is best."""
     kl_in: KLIn = "reward"
     """Where that is taken from."""

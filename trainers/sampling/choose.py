@@ -21,6 +21,7 @@ def make_sampler(
     max_rows: int = 512,
     arguments: Mapping[str, Any] | None = None,
     logprobs_at: float | None = None,
+    cuts: bool = False,
 ) -> Sampler:
     """The sampler of a run.
 
@@ -32,6 +33,7 @@ def make_sampler(
         max_rows: how many rows are sampled at once, by torch.
         arguments: `sampler_args`, of vllm.
         logprobs_at: the temperature at which training needs the logprobs of sampled tokens; None where it needs none.
+        cuts: whether top_p or top_k leave tokens out.
 
     Raises:
         ConfigError: when there is no such sampler, it cannot start, or cannot say these logprobs.
@@ -45,8 +47,13 @@ def make_sampler(
     from trainers.sampling.vllm_sampler import VllmSampler
 
     sampler = VllmSampler(policy, stop_tokens=stop_tokens, context_length=context_length, arguments=arguments)
-    if logprobs_at is not None and not sampler.knows_logprobs(logprobs_at):
+    if logprobs_at is not None and not sampler.knows_logprobs(logprobs_at, cuts=cuts):
         sampler.close()
+        if cuts:
+            raise ConfigError(
+                "vLLM says no logprobs of the whole policy where top_p or top_k leave tokens out, and kl_coef needs "
+                "them: use sampler=torch, or top_p=1 and top_k=0"
+            )
         raise ConfigError(
             f"this vLLM says logprobs at temperature 1, and temperature is {logprobs_at}: begin the server with "
             "--logprobs-mode processed_logprobs, or leave logprobs_mode out of sampler_args"
