@@ -12,7 +12,7 @@ from typing import Any
 
 from trainers.environments import Breakage, EnvPool, GivenUpError, begin, described
 from trainers.rendering import Message
-from trainers.rollouts import RolloutClock, RolloutSettings, TextEnv, messages_of
+from trainers.rollouts import RolloutClock, RolloutSettings, TextEnv, judged, messages_of
 from trainers.sampling.endpoint import EndpointError
 from trainers.sampling.openai_sampler import ChatEndpoint, Reply, Speaker
 from trainers.trajectories import Group, StopReason, Trajectory, Turn
@@ -134,15 +134,12 @@ class _Chats:
         return groups
 
     def _begin(self, slot: int, seed: int, option: Mapping[str, Any] | None) -> _Row:
-        observation, info = begin(
-            self.pool,
-            slot,
-            seed,
-            lambda env: env.reset(seed=seed, options=None if option is None else dict(option)),
-            retries=self.settings.env_retries,
-            breakage=self.breakage,
-        )
-        messages = list(messages_of(observation, info))
+        def start(env: TextEnv) -> tuple[str, list[Message]]:
+            observation, info = env.reset(seed=seed, options=None if option is None else dict(option))
+            return observation, list(messages_of(observation, info))
+
+        retries = self.settings.env_retries
+        observation, messages = begin(self.pool, slot, seed, start, retries=retries, breakage=self.breakage)
         return _Row(slot, Trajectory(seed=seed, observations=[observation], messages=tuple(messages)), messages)
 
     def _turn(self, rows: Sequence[_Row], seed: int) -> list[_Row]:
@@ -169,7 +166,7 @@ class _Chats:
             prepare = getattr(self.pool.at(row.slot).unwrapped, "prepare", None)
             if prepare is not None:
                 prepare(reply.text)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._break_off(row, reply.text, reply.num_tokens, error)
             self.pool.discard(row.slot)
             return False
@@ -182,12 +179,12 @@ class _Chats:
             if not math.isfinite(reward):
                 raise ValueError(f"step gave the reward {reward}")  # noqa: TRY301 (it is treated as the step's own)
             messages = messages_of(observation, info)
-        except Exception as error:
+            verdict, parts = judged(info)
+        except (Exception, SystemExit) as error:
             self._break_off(row, reply.text, reply.num_tokens, error)
             self.pool.discard(row.slot)
             return False
         self.breakage.called(self.pool.name, row.trajectory.seed)
-        verdict, parts = str(info.get("verdict", "")), dict(info.get("reward_parts", {}))
         stop_reason: StopReason = "env" if truncated and reply.stop_reason == "stop" else reply.stop_reason
         row.trajectory.observations.append(observation)
         row.trajectory.turns.append(Turn(reply.text, reply.num_tokens, float(reward), stop_reason, verdict, parts))
@@ -197,7 +194,7 @@ class _Chats:
         row.chat += [_said(reply.text), *messages]
         return not (terminated or truncated)
 
-    def _break_off(self, row: _Row, action: str, num_tokens: int, error: Exception) -> None:
+    def _break_off(self, row: _Row, action: str, num_tokens: int, error: BaseException) -> None:
         failure = described(error)
         row.trajectory.break_off(action, num_tokens, failure)
         self.breakage.called(self.pool.name, row.trajectory.seed, failure)

@@ -16,12 +16,13 @@ import re
 import shutil
 import subprocess
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -64,25 +65,60 @@ class CheckpointError(OSError):
     """A checkpoint could not be written; those before it are still there. Its message is one line."""
 
 
-def prepare_run_dir(config: TrainConfig) -> None:
-    """Make the run's folder, and with `overwrite` empty it of what an earlier run wrote.
+@contextmanager
+def claimed_run_dir(config: TrainConfig) -> Iterator[None]:
+    """Make the run's folder, and keep other runs out of it while this one lives.
 
     Raises:
-        ConfigError: when the folder is in use and the user did not say what to do with it, or cannot be made.
+        ConfigError: when another run is going on in it, when it holds one and the user did not say what to do with
+            that, or when it cannot be made.
     """
+    folder = config.run_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a")
+    except OSError as error:
+        raise ConfigError(f"run_dir {folder} cannot be made: {error.strerror}") from error
+    with lock:
+        if not _locked(lock):
+            raise ConfigError(f"another run is going on in {folder}")
+        _check_use(config)
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    """Lock a file until it is closed or this process ends, however it ends; False where another process has done so."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # there is no such thing on Windows
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: its children do not hold it any longer
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)  # some file systems know no locks
+    return True
+
+
+def _check_use(config: TrainConfig) -> None:
     folder = config.run_dir
     used = (folder / "metrics.jsonl").exists() or any(folder.glob("checkpoints/*"))
     if used and not (config.resume or config.overwrite):
         raise ConfigError(f"{folder} holds a run already: add --resume to go on with it or --overwrite to drop it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run_dir {folder} cannot be made: {error.strerror}") from error
-    if config.overwrite:
-        for name in _WRITTEN:
-            path = folder / name
-            is_folder = path.is_dir() and not path.is_symlink()
+
+
+def empty_run_dir(run_dir: Path) -> None:
+    """Delete what an earlier run wrote.
+
+    Raises:
+        ConfigError: when it cannot be deleted.
+    """
+    for name in _WRITTEN:
+        path = run_dir / name
+        is_folder = path.is_dir() and not path.is_symlink()
+        try:
             shutil.rmtree(path) if is_folder else path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{path} of the run before cannot be deleted: {error.strerror}") from error
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from trainers.config import TrainConfig
 from trainers.credit import Credit, assign_credit
-from trainers.environments import Breakage, Broken, EnvMix, Problem
+from trainers.environments import Breakage, Broken, EnvMix, GivenUpError, Problem, begin
 from trainers.games import play_games
 from trainers.opponents import OpponentPool
 from trainers.rendering import Renderer
@@ -119,7 +119,16 @@ class Collector:
         [pool] = self.mix.pools
         rng = np.random.default_rng([self.config.seed, update, drawn] if drawn else [self.config.seed, update])
         seeds = [problem.seed for problem in problems]
-        lineups = self.opponents.draw(seeds, num_seats=len(pool.at(0).possible_agents), rng=rng)
+        try:
+            num_seats = begin(
+                pool, 0, seeds[0], lambda game: len(game.possible_agents),
+                retries=self.config.env_retries, breakage=self.breakage,
+            )  # fmt: skip
+        except GivenUpError as error:
+            for seed in seeds:
+                self.breakage.ended(pool.name, seed, str(error), began=False)
+            return
+        lineups = self.opponents.draw(seeds, num_seats=num_seats, rng=rng)
         yield from play_games(
             pool, self.sampler, self.renderer, self.opponents, lineups=lineups, settings=self.settings,
             sampling_seed=sampling_seed, breakage=self.breakage, progress=progress, clock=clock,

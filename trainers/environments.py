@@ -263,7 +263,7 @@ def begin(
     for _ in range(1 + retries):
         try:
             begun = start(pool.at(slot))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # what runs a program may run exit()
             failure = described(error)
             pool.discard(slot)
             breakage.called(pool.name, seed, failure)
@@ -273,7 +273,7 @@ def begin(
     raise GivenUpError(failure)
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """An exception in one line: its type and what it says."""
     text = " ".join(str(error).split())
     if len(text) > _REASON_LENGTH:

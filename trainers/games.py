@@ -354,7 +354,7 @@ class _Table:
         failure = ""
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failure = described(error)
             game.break_off(failure)
         self.breakage.called(self.pool.name, game.seed, failure)

@@ -46,9 +46,10 @@ def preflight(config: TrainConfig) -> Checked:
     try:
         model_config = AutoConfig.from_pretrained(config.model)
         renderer = Renderer.from_pretrained(config.model)
+        of_model = context_of(model_config)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {config.model!r} cannot be read: {str(error).splitlines()[0]}") from error
-    context_length = int(model_config.max_position_embeddings)
+    context_length = min(of_model, config.parsed_sampler_args().get("max_model_len", of_model))
     longest = 1
     for name, seed, length in _prompt_lengths(config, renderer):
         longest = max(longest, length)
@@ -59,6 +60,18 @@ def preflight(config: TrainConfig) -> Checked:
                 f"over the context of {config.model}, {context_length}"
             )
     return Checked(renderer, context_length, longest)
+
+
+def context_of(model_config: Any) -> int:
+    """How many tokens the context of a model holds, by its configuration.
+
+    Raises:
+        ValueError: when that does not say.
+    """
+    found = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(found, int):
+        raise ValueError(f"a configuration of type {model_config.model_type} does not say how long its context is")  # noqa: TRY004
+    return found
 
 
 def _prompt_lengths(config: TrainConfig, renderer: Renderer) -> Iterator[tuple[str, int, int]]:

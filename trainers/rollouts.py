@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from trainers.environments import Breakage, EnvPool, GivenUpError, Problem, TextEnv, begin, described
 from trainers.rendering import Message, Renderer
 from trainers.sampling.base import Sampler, Session
@@ -210,7 +212,7 @@ class _Rollout:
         ]  # fmt: skip
         observation, info = starts[0]
         for other, other_info in starts[1:]:
-            if other != observation or other_info != info:
+            if other != observation or not _alike(other_info, info):
                 raise RuntimeError(f"{pool.at(slots[0])} gave two different problems for seed {seed}: not a group")
         messages = messages_of(observation, info)
         try:
@@ -274,7 +276,7 @@ class _Rollout:
         failure = ""
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failure = described(error)
             row.pool.discard(row.slot)
             row.trajectory.break_off(row.action, len(completion.tokens), failure)
@@ -288,6 +290,18 @@ def _reset(env: TextEnv, problem: Problem) -> tuple[str, Mapping[str, Any]]:
     observation, info = env.reset(seed=problem.seed, options=None if problem.options is None else dict(problem.options))
     _check_observation(observation, info)
     return observation, info
+
+
+def _alike(first: Any, second: Any) -> bool:
+    """Equality that knows arrays, and that nan is nan. What cannot be compared is taken for equal."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(_alike(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(_alike, first, second))
+    try:
+        return bool(np.all((first == second) | ((first != first) & (second != second))))
+    except Exception:
+        return True
 
 
 def _announce(env: TextEnv, action: str) -> None:

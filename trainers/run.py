@@ -17,7 +17,7 @@ from trainers.checkpoints import CheckpointError, newest_state, restore_rng, sav
 from trainers.collect import Collector
 from trainers.config import ConfigError, TrainConfig
 from trainers.config.checks import one_line
-from trainers.environments import Breakage, EnvMix
+from trainers.environments import Breakage, EnvMix, GivenUpError, begin
 from trainers.export import save_merged
 from trainers.logs.run_log import RunLog
 from trainers.memory import dry_run, keep_freed_memory
@@ -106,6 +106,8 @@ def open_run(config: TrainConfig, checked: Checked, log: RunLog) -> Run:
     """
     found = newest_state(config, say=log.say) if config.resume else None
     state = {} if found is None else found[1]
+    if config.resume and found is None:
+        log.say(f"There is no checkpoint in {config.run_dir}: the run begins at its first update")
     log.say(f"Loading {config.model}")
     policy = _load_policy(config, adapter=found and found[0], dtype=state.get("dtype", config.dtype))
     if policy.device.type == "cpu":
@@ -168,7 +170,7 @@ def _load_policy(config: TrainConfig, *, adapter: Path | None, dtype: str) -> Po
             config.model, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha, seed=config.seed,
             device=_device(config.device, "device"), dtype=dtype, attention=config.attention, adapter=adapter,
         )  # fmt: skip
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise ConfigError(f"model {config.model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     if config.gradient_checkpointing:
         policy.checkpoint_gradients()
@@ -198,18 +200,26 @@ def _needs_logprobs(config: TrainConfig) -> bool:
     return config.loss != "reinforce" or config.kl_coef > 0 or corrects
 
 
-def known_returns(mix: EnvMix, *, several_players: bool) -> dict[str, dict[str, float]]:
+def known_returns(mix: EnvMix, *, several_players: bool, retries: int) -> dict[str, dict[str, float]]:
     """What the environments' own solvers earn in expectation, where an environment says so: by task and solver.
 
     Of a game of several players that is the environment in which it is evaluated.
     """
     found = {}
     for task, pool in zip(mix.tasks, mix.eval_pools if several_players else mix.pools, strict=True):
-        env: Any = pool.take(1)[0].unwrapped
-        if hasattr(env, "solver_return"):
-            known = {name: env.solver_return(name) for name in env.solvers}
-            found[task.name] = {name: value for name, value in known.items() if value is not None}
+        try:
+            known = begin(pool, 0, 0, _solver_returns, retries=retries, breakage=Breakage())
+        except GivenUpError:  # then nothing is drawn into the curves
+            continue
+        if known:
+            found[task.name] = known
     return found
+
+
+def _solver_returns(env: Any) -> dict[str, float]:
+    env = env.unwrapped
+    known = {name: env.solver_return(name) for name in env.solvers} if hasattr(env, "solver_return") else {}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def library_versions() -> dict[str, str]:

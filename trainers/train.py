@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from trainers.checkpoints import code_version, prepare_run_dir
+from trainers.checkpoints import claimed_run_dir, code_version, empty_run_dir
 from trainers.config import Interrupted, TrainConfig
 from trainers.environments import described
 from trainers.evaluation.greedy import evaluate
@@ -37,16 +37,20 @@ def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
         CheckpointError: when the adapter cannot be written in the end.
     """
     checked = preflight(config)
-    prepare_run_dir(config)
-    log = log or RunLog(config)
-    run = open_run(config, checked, log)
     with ExitStack() as last:  # in reverse: sampling has ended before trackers are waited for
+        last.enter_context(claimed_run_dir(config))
+        log = log or RunLog(config)
+        run = open_run(config, checked, log)
         last.callback(_report, run)
         last.callback(log.stop)
         last.callback(_close, run)
+        if config.overwrite:  # not before this one has what it needs
+            empty_run_dir(config.run_dir)
         log.start(
             run.updates_done,
-            known_returns(run.mix, several_players=run.opponents is not None) if _knows(run) else {},
+            known_returns(run.mix, several_players=run.opponents is not None, retries=config.env_retries)
+            if _knows(run)
+            else {},
             versions=library_versions(),
             commit=code_version(),
             device=str(run.policy.device),
@@ -56,7 +60,7 @@ def train(config: TrainConfig, *, log: RunLog | None = None) -> Run:
         except KeyboardInterrupt:
             _rescue(run, "Interrupted")
             raise Interrupted(config.run_dir) from None
-        except Exception:
+        except (Exception, SystemExit):
             _rescue(run, "Stopped by an error")
             raise
     return run

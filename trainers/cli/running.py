@@ -79,6 +79,7 @@ def _says_enough(error: Exception) -> bool:
         for name, of_it in (
             ("trainers.environments", "BrokenEnvironmentError"),
             ("trainers.checkpoints", "CheckpointError"),
+            ("trainers.sampling.endpoint", "EndpointError"),
         )
     )
 

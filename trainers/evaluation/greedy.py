@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainers.environments import Breakage, GivenUpError, begin
 from trainers.rendering import Renderer
 from trainers.rollouts import EnvPool, RolloutSettings, TextEnv, rollout_groups
 from trainers.sampling.base import Sampler
@@ -22,13 +23,21 @@ def evaluate(
     """Play one greedy episode on each of `size` problems.
 
     Where the environment has finitely many tasks (`env.unwrapped.num_tasks`), the first `size` of them are played by
-    `reset(options={"index": i})`; else problems that training never draws.
+    `reset(options={"index": i})`; else problems that training never draws. Of an environment that cannot be made, none.
     """
-    num_tasks: int | None = getattr(pool.take(1)[0].unwrapped, "num_tasks", None)
+    try:
+        num_tasks = begin(pool, 0, 0, _num_tasks, retries=settings.env_retries, breakage=Breakage())
+    except GivenUpError:
+        return []
     options: list[Mapping[str, Any] | None] = [None] * size
     if num_tasks is not None:
         options = [{"index": i} for i in range(min(size, num_tasks))]
     return play_greedily(pool, sampler, renderer, options=options, settings=settings)
+
+
+def _num_tasks(env: TextEnv) -> int | None:
+    found: int | None = getattr(env.unwrapped, "num_tasks", None)
+    return found
 
 
 def play_greedily(

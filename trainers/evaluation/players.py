@@ -8,12 +8,15 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
 
+from safetensors import SafetensorError
+
 from trainers.chats import chat_groups
 from trainers.config import ConfigError
 from trainers.config.checks import json_object, one_line
 from trainers.environments import Breakage, EnvPool
 from trainers.evaluation.config import EvalConfig
 from trainers.policy import Policy
+from trainers.preflight import context_of
 from trainers.rendering import Renderer
 from trainers.rollouts import RolloutSettings, TextEnv, rollout_groups
 from trainers.sampling.choose import make_sampler
@@ -56,13 +59,15 @@ def _model(config: EvalConfig) -> Iterator[tuple[Player, int]]:
     from transformers import AutoConfig
 
     try:
-        context_length = int(AutoConfig.from_pretrained(config.model).max_position_embeddings)
+        arguments = json_object("sampler_args", config.sampler_args)
+        of_model = context_of(AutoConfig.from_pretrained(config.model))
+        context_length = min(of_model, arguments.get("max_model_len", of_model))
         renderer = Renderer.from_pretrained(config.model)
         # Without an adapter a fresh one, which is switched off below.
         policy = Policy.load(
             config.model, adapter=config.adapter, lora_rank=1, device=config.device, dtype=config.dtype
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise ConfigError(f"model {config.model!r} cannot be read: {str(error).splitlines()[0]}") from error
     with contextlib.ExitStack() as stack:
         if config.adapter is None:
@@ -72,7 +77,7 @@ def _model(config: EvalConfig) -> Iterator[tuple[Player, int]]:
             policy,
             stop_tokens=renderer.stop_tokens,
             context_length=context_length,
-            arguments=json_object("sampler_args", config.sampler_args),
+            arguments=arguments,
         )
         stack.callback(sampler.close)
         yield partial(_sampled, sampler, renderer), context_length

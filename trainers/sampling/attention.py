@@ -33,8 +33,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, *, scale
         `[n, t, heads, D]`.
     """
     if queries.device.type != "cpu":
-        found = F.scaled_dot_product_attention(queries, keys, values, mask, scale=scale, enable_gqa=True)
-        return found.transpose(1, 2)
+        return _attend_by_torch(queries, keys, values, mask, scale)
     n, heads, t, _ = queries.shape
     per_row = heads * t * keys.shape[2]
     rows = max(1, _SCORES_AT_A_TIME // per_row)
@@ -42,6 +41,20 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, *, scale
         return _attend(queries, keys, values, mask, scale)
     parts = [slice(start, start + rows) for start in range(0, n, rows)]
     return torch.cat([_attend(queries[p], keys[p], values[p], mask[p], scale) for p in parts])
+
+
+def _attend_by_torch(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """The same by torch's kernels.
+
+    Of those, the ones that take a mask refuse grouped queries, and what is left repeats all keys and values in float32.
+    Folded, there are none.
+    """
+    n, heads, t, size = queries.shape
+    groups, length = keys.shape[1], keys.shape[2]
+    folded = queries.reshape(n, groups, heads // groups * t, size)
+    wide = mask[:, :, None].expand(n, 1, heads // groups, t, length).reshape(n, 1, -1, length)
+    found = F.scaled_dot_product_attention(folded, keys, values, wide, scale=scale)
+    return found.reshape(n, heads, t, size).transpose(1, 2)
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:

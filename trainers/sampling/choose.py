@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainers.config import ConfigError
+from trainers.config.checks import one_line
 
 if TYPE_CHECKING:
     from trainers.policy import Policy
@@ -44,10 +45,16 @@ def make_sampler(
         return TorchSampler(policy, stop_tokens=stop_tokens, context_length=context_length, max_rows=max_rows)
     if name != "vllm":
         raise ConfigError(f"sampler must be torch or vllm, not {name!r}")
+    from trainers.sampling.endpoint import EndpointError
     from trainers.sampling.vllm_sampler import VllmSampler
 
     sampler = VllmSampler(policy, stop_tokens=stop_tokens, context_length=context_length, arguments=arguments)
-    if logprobs_at is not None and not sampler.knows_logprobs(logprobs_at, cuts=cuts):
+    try:
+        is_told = logprobs_at is None or sampler.knows_logprobs(logprobs_at, cuts=cuts)
+    except EndpointError as error:
+        sampler.close()
+        raise ConfigError(f"the server of vLLM does not answer: {one_line(error)}") from error
+    if not is_told:
         sampler.close()
         if cuts:
             raise ConfigError(

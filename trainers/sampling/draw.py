@@ -85,7 +85,7 @@ def _search(probabilities: Tensor, uniform: Tensor) -> Tensor:
     block, rest = _invert(blocks, uniform)
     columns = block * _BLOCK + torch.arange(_BLOCK, device=probabilities.device)  # [n, BLOCK]
     inside = probabilities.gather(1, columns.clamp_max(size - 1)).masked_fill_(columns >= size, 0.0)
-    return block * _BLOCK + _invert(inside, rest)[0]
+    return (block * _BLOCK + _invert(inside, rest)[0]).clamp_max_(size - 1)
 
 
 def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,8 @@ def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     total = cumulative[:, -1:]
     # Strictly below the total, whatever the rounding: the first entry above it then has positive weight.
     threshold = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    chosen = torch.searchsorted(cumulative, threshold, right=True)
+    # On a GPU a sum may fall where its terms do not, and what is found lies behind the last entry, or has no weight.
+    chosen = torch.searchsorted(cumulative, threshold, right=True).clamp_max_(weights.shape[1] - 1)
     weight = weights.gather(1, chosen)
     below = cumulative.gather(1, chosen) - weight
-    return chosen, ((threshold - below) / weight).clamp(0.0, 1.0)
+    return chosen, ((threshold - below) / weight).nan_to_num_(0.0).clamp_(0.0, 1.0)

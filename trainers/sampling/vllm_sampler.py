@@ -111,8 +111,9 @@ class VllmSampler:
         if not stop_tokens:
             raise ValueError("stop_tokens is empty: no turn would end before max_tokens")
         self._stop_tokens = tuple(stop_tokens)
-        self._context_length = context_length or int(policy.config.max_position_embeddings)
         arguments = dict(arguments or {})
+        whole = context_length or int(policy.config.max_position_embeddings)
+        self._context_length = min(whole, arguments.get("max_model_len", whole))
         adapter_dir = arguments.pop("adapter_dir", None) if "base_url" in arguments else None
         self._engine: Engine
         if "base_url" in arguments:
@@ -121,7 +122,12 @@ class VllmSampler:
             self._engine = ServerEngine(context_length=self._context_length, **_checked_server(arguments))
         else:
             self._engine = LocalEngine(policy, context_length=self._context_length, arguments=arguments)
-        self._folder = Path(tempfile.mkdtemp(prefix="adapters-", dir=adapter_dir))
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="adapters-", dir=adapter_dir))
+            self._folder.chmod(0o755)  # a server may be another user's
+        except OSError as error:
+            self._engine.close()
+            raise ConfigError(f"adapter_dir {adapter_dir} in sampler_args: {error.strerror}") from error
         self._remove_folder = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._loaded: list[Adapter] = []
         self._sessions: weakref.WeakSet[VllmSession] = weakref.WeakSet()
@@ -354,10 +360,11 @@ def as_completion(tokens: list[int], logprobs: list[float], drawing: Drawing) ->
 
 def _checked_server(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     known = ("base_url", "model", "api_key", "timeout_seconds", "retries", "max_concurrency")
-    unknown = [name for name in arguments if name not in known]
+    others = ("adapter_dir", "max_model_len")  # these are not its own affair
+    unknown = [name for name in arguments if name not in known + others]
     if unknown:
-        raise ConfigError(f"sampler_args: a server takes {', '.join(known)} and adapter_dir, not {unknown[0]!r}")
-    return arguments
+        raise ConfigError(f"sampler_args: a server takes {', '.join(known + others)}, not {unknown[0]!r}")
+    return {name: value for name, value in arguments.items() if name in known}
 
 
 def _has_adapter(policy: Policy) -> bool:

@@ -64,7 +64,8 @@ class ServerEngine:
         allowed = bases[model].get("max_model_len")
         if allowed is not None and allowed < context_length:
             raise ConfigError(
-                f"{base_url} takes {allowed} tokens and the context has {context_length}: --max-model-len"
+                f"{base_url} takes {allowed} tokens and the context has {context_length}: begin it with "
+                f"--max-model-len {context_length}, or give max_model_len {allowed} in sampler_args"
             )
         self._model = model
 
@@ -78,6 +79,8 @@ class ServerEngine:
         try:
             self._endpoint.post("/load_lora_adapter", body, is_json=False)
         except EndpointError as error:
+            if "already been loaded" in str(error):  # names come once: an earlier try got through, but not its answer
+                return
             raise ConfigError(
                 f"the server took no adapter (begun with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora and "
                 f"--max-lora-rank? adapter_dir in sampler_args names a folder that both see): {error}"
@@ -143,6 +146,11 @@ def _body(request: Request, drawing: Drawing, model: str) -> dict[str, Any]:
         "top_k": drawing.top_k,
         "stop_token_ids": list(drawing.stop_tokens),
         "ignore_eos": True,
+        # What is not said the server takes from the model's generation_config.json, and samples from another policy.
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
         "logprobs": 0,
         "return_token_ids": True,
         "add_special_tokens": False,
