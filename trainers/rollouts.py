@@ -298,6 +298,8 @@ def _alike(first: Any, second: Any) -> bool:
         return first.keys() == second.keys() and all(_alike(first[key], second[key]) for key in first)
     if isinstance(first, list | tuple) and isinstance(second, list | tuple):
         return len(first) == len(second) and all(map(_alike, first, second))
+    if getattr(first, "shape", None) != getattr(second, "shape", None):
+        return False
     try:
         return bool(np.all((first == second) | ((first != first) & (second != second))))
     except Exception:

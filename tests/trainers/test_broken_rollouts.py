@@ -1,9 +1,12 @@
 """Environments that fail in every way there is: what becomes of the episode, of its group, and of the run."""
 
+import copy
 import dataclasses
+import math
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 from trainers.environments import Breakage, Broken, BrokenEnvironmentError, EnvPool, Problem
@@ -323,3 +326,51 @@ def test_one_environment_of_a_mix_may_break(scripted, renderer):
     )  # fmt: skip
     assert [(group.task, group.seed) for group in groups] == [("Good", n) for n in range(4)]
     assert [(broken.task, broken.seed) for broken in breakage.take()] == [("Bad", n) for n in range(4)]
+
+
+def test_exit_breaks_one_episode(play):
+    plan = Plan(step=lambda env: SystemExit(1) if env.problem == 1 and env.number % 2 else None)
+    groups = play(plan)
+    assert [[t.is_scorable for t in group.trajectories] for group in groups] == [[True] * 2, [True, False], [True] * 2]
+    assert groups[1].trajectories[1].failure == "SystemExit: 1"
+
+
+def test_exit_while_beginning_is_tried_again(play):
+    tries: list[int] = []
+
+    def reset(env: Faulty) -> Any:
+        tries.append(env.number)
+        if len(tries) == 1:
+            raise SystemExit
+        return None
+
+    assert set(returns(play(Plan(reset=reset)))) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"mask": np.array([1, 0])}, {"mask": np.array([0, 1])}),
+        ({"mask": np.array([1, 0])}, {"mask": np.array([1, 0, 1])}),
+        ({"score": math.nan, "hints": [1, (2,)]}, {"score": math.nan, "hints": [1, (3,)]}),
+        ({"score": math.nan}, {"score": 0.0}),
+        ({"a": {"b": np.array([math.nan, 1.0])}}, {"a": {"c": np.array([math.nan, 1.0])}}),
+    ],
+)
+def test_infos_are_compared_by_what_is_in_them(play, first, second, same):
+    infos = {0: first, 1: copy.deepcopy(first) if same else second}
+    plan = Plan(reset=lambda env: ("Guess!", infos[env.number % 2]))
+    if same:
+        assert returns(play(plan)) == {0: [1.0, 1.0], 1: [1.0, 1.0], 2: [1.0, 1.0]}
+    else:
+        with pytest.raises(RuntimeError, match="two different problems for seed 0"):
+            play(plan)
+
+
+def test_an_answer_that_was_cut_is_cut_though_the_environment_ends_there_too(scripted, renderer):
+    plan = Plan(step=lambda env: ("Over.", 0.5, False, True, {"verdict": "wrong"}))
+    pool: EnvPool[Any] = EnvPool(plan.make, "Faulty-v0")
+    sampler = scripted(lambda row, turn: [7] if row % 2 else [STOP])
+    [group] = rollout_groups(pool, sampler, renderer, seeds=[0], settings=SETTINGS, sampling_seed=0)
+    assert [t.turns[0].stop_reason for t in group.trajectories] == ["env", "length"]

@@ -71,3 +71,12 @@ def test_bfloat16_is_as_near_to_float32_as_torch_s_own_kernel(size):
     gaps = [float((x.float() - exact).norm() / exact.norm()) for x in (ours, theirs)]
     assert 0.0 < gaps[0] < 2.0 * gaps[1]
     assert gaps[0] < 0.01
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (9, 3), (4, 1)])
+@pytest.mark.parametrize("t", [1, 5])
+def test_folded_for_the_kernels_of_a_gpu_it_is_the_same(heads, groups, t):
+    given = states(7, heads, groups, t, 20, 12)
+    found = attention._attend_by_torch(*given, 0.3)
+    assert found.shape == (7, t, heads, 12)
+    assert torch.allclose(found, expected(*given, 0.3), atol=1e-6)

@@ -4,6 +4,7 @@ import dataclasses
 import random
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from trainers.checkpoints import (
     MAY_DIFFER,
     MUST_AGREE,
     CheckpointError,
+    claimed_run_dir,
     code_version,
+    empty_run_dir,
     fault,
     newest_checkpoint,
     newest_state,
-    prepare_run_dir,
     restore_rng,
     save_checkpoint,
 )
@@ -71,11 +73,16 @@ def load(config: TrainConfig, **changes: Any) -> dict[str, Any]:
 # --- The folder ---
 
 
+def claim(config: TrainConfig) -> None:
+    with claimed_run_dir(config):
+        pass
+
+
 def test_a_fresh_folder_is_made(config):
-    prepare_run_dir(config)
+    claim(config)
     assert config.run_dir.is_dir()
-    prepare_run_dir(config)  # still empty
-    prepare_run_dir(dataclasses.replace(config, resume=True))
+    claim(config)  # still empty
+    claim(dataclasses.replace(config, resume=True))
     assert newest_state(config, say=pytest.fail) is None
     assert newest_checkpoint(config.run_dir) is None
 
@@ -86,9 +93,9 @@ def test_a_used_folder_is_refused_unless_said_otherwise(config, used_by):
     path.parent.mkdir(parents=True)
     path.write_text("{}\n")
     with pytest.raises(ConfigError, match="add --resume to go on with it or --overwrite to drop it"):
-        prepare_run_dir(config)
-    assert path.exists()
-    prepare_run_dir(dataclasses.replace(config, resume=True))
+        claim(config)
+    for said in ("resume", "overwrite"):
+        claim(dataclasses.replace(config, **{said: True}))
     assert path.exists()
 
 
@@ -101,7 +108,7 @@ def test_overwrite_drops_the_run_and_nothing_else(config, save, tmp_path):
     for name in (*written, "notes.txt", "base/config.json"):
         (config.run_dir / name).parent.mkdir(exist_ok=True, parents=True)
         (config.run_dir / name).write_text("old")
-    prepare_run_dir(dataclasses.replace(config, overwrite=True))
+    empty_run_dir(config.run_dir)
     left = sorted(str(path.relative_to(config.run_dir)) for path in config.run_dir.rglob("*") if path.is_file())
     assert left == ["base/config.json", "notes.txt"]
 
@@ -111,7 +118,7 @@ def test_overwrite_does_not_follow_links(config, tmp_path):
     (tmp_path / "elsewhere" / "update_000001").mkdir()
     config.run_dir.mkdir()
     (config.run_dir / "checkpoints").symlink_to(tmp_path / "elsewhere")
-    prepare_run_dir(dataclasses.replace(config, overwrite=True))
+    empty_run_dir(config.run_dir)
     assert not (config.run_dir / "checkpoints").exists()
     assert (tmp_path / "elsewhere" / "update_000001").exists()
 
@@ -119,7 +126,51 @@ def test_overwrite_does_not_follow_links(config, tmp_path):
 def test_a_folder_that_cannot_be_made_is_one_line(config):
     config.run_dir.write_text("a file")
     with pytest.raises(ConfigError, match=r"^run_dir .*run cannot be made: File exists$"):
-        prepare_run_dir(config)
+        claim(config)
+
+
+def test_what_cannot_be_deleted_is_one_line(config, monkeypatch):
+    (config.run_dir / "adapter").mkdir(parents=True)
+
+    def fail(_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("trainers.checkpoints.shutil.rmtree", fail)
+    with pytest.raises(ConfigError, match=r"adapter of the run before cannot be deleted: Permission denied$"):
+        empty_run_dir(config.run_dir)
+
+
+_HOLDS = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from trainers.checkpoints import claimed_run_dir
+with claimed_run_dir(SimpleNamespace(run_dir=Path(sys.argv[1]), resume=False, overwrite=False)):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_a_folder_belongs_to_one_run_while_that_lives(config, child_env, end):
+    other = subprocess.Popen(
+        [sys.executable, "-c", _HOLDS, str(config.run_dir)], env=child_env, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == "mine\n"
+        for said in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(ConfigError, match=r"^another run is going on in .*run$"):
+                claim(dataclasses.replace(config, **said))  # type: ignore[arg-type]
+        if end == "kill":
+            other.kill()
+            other.wait()
+        else:
+            other.stdin.close()
+            assert other.wait() == 0
+        claim(config)
 
 
 # --- What is kept ---

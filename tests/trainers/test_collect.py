@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.trainers.toy_runs import OTHER, TOY, Toy, register_toys, rows_of, toy_config
-from trainers.collect import Batch, Collector
+from trainers.collect import Batch, Collector, _by_problem
 from trainers.config import TrainConfig
 from trainers.environments import Breakage, EnvMix, Problem
 from trainers.learn import Learned
@@ -15,6 +15,7 @@ from trainers.logs.metrics import update_metrics
 from trainers.rendering import Renderer
 from trainers.rollouts import RolloutSettings
 from trainers.train import train
+from trainers.trajectories import Completion, Group, Trajectory, Turn
 
 
 @pytest.fixture(autouse=True)
@@ -207,3 +208,40 @@ def test_a_whole_run_with_it(config):
     for row in rows:
         assert row["constant_groups_share"] >= 0.7
         assert row["action_tokens"] == row["action_tokens_mean"] * row["groups"] * 4
+
+
+def test_seats_of_one_game_are_one_problem():
+    one: list[Any] = [{}]
+    other: list[Any] = [{}]  # equal, and not the same
+    nothing: list[Any] = []
+    games = [one, one, other, other, other, nothing, nothing]
+    groups = [Group(0, [], games=played) for played in games]
+    assert _by_problem(groups) == [[0, 1], [2, 3, 4], [5], [6]]
+
+
+def test_dynamic_sampling_counts_games_and_keeps_every_seat(collector_of, config, monkeypatch):
+    """Two seats a game: of games 0 to 3 the second and the fourth have spread, each in one seat."""
+    changed = dataclasses.replace(config, groups_per_batch=4, dynamic_sampling=9)
+    collector = collector_of(changed)
+    asked: list[int] = []
+
+    def play(self: Any, problems: Any, *_: Any) -> Any:
+        asked.append(len(problems))
+        for problem in problems:
+            records: list[Any] = [{}]
+            for seat in range(2):
+                spread = problem.seed % 2 and not seat
+                trajectories = [one_turn(problem.seed, float(spread and i)) for i in range(2)]
+                yield Group(problem.seed, trajectories, agent=f"player_{seat}", games=records)
+
+    monkeypatch.setattr(Collector, "_play", play)
+    batch = collector.collect(0)
+    assert asked == [4, 4]
+    assert taught_of(batch) == [1, 3, 5, 7]
+
+
+def one_turn(seed: int, reward: float) -> Trajectory:
+    trajectory = Trajectory(seed=seed, observations=["s"])
+    trajectory.append_completion(Completion([1], [-1.0], "stop"))
+    trajectory.turns.append(Turn("x", 1, reward, "stop", "wrong", {}))
+    return trajectory

@@ -192,3 +192,11 @@ def test_one_uniform_number_a_row():
     sample_tokens(torch.randn(5, 1000), generator=generator)
     torch.rand(5, 1, generator=other)
     assert torch.equal(generator.get_state(), other.get_state())
+
+
+def test_where_sums_are_not_monotone_a_token_is_drawn_all_the_same(monkeypatch):
+    """On a GPU the last sum may lie below one before it; then what is searched for lies behind the end."""
+    monkeypatch.setattr(torch, "searchsorted", lambda sums, *_, **__: torch.full((len(sums), 1), sums.shape[1]))
+    for size in (3, 256, 600):
+        tokens, _ = sample_tokens(torch.zeros(4, size))
+        assert int(tokens.max()) < size

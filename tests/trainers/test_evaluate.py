@@ -90,3 +90,19 @@ def test_a_summary_by_hand():
 
 def test_a_summary_of_an_outage():
     assert summarize([episode(verdict="unscorable")] * 3) == {"unscorable_share": 1.0}
+
+
+def test_an_environment_that_fails_while_it_is_made_is_made_again(scripted, renderer, tokenizer, settings):
+    failures = 2
+
+    def make() -> Any:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise ConnectionError("no sandbox")
+        return gym.make("llm_envs:GuessNumber-v0", low=1, high=6, max_guesses=2)
+
+    sampler = scripted(always(tokenizer, "3"))
+    assert len(evaluate(EnvPool(make), sampler, renderer, size=4, settings=settings)) == 4
+    failures = 10**6
+    assert evaluate(EnvPool(make), sampler, renderer, size=4, settings=settings) == []

@@ -303,8 +303,9 @@ def test_rounding_clips_no_sequence(llama_folder, load_policy, ledgers, minibatc
     """The bounds of gspo are far narrower than what bfloat16 makes of a sampler's logprobs."""
     policy = load_policy(llama_folder, dtype="bfloat16")
     credit = sampled_by(policy, ledgers, noise=0.05)
-    bounds = {"loss": "gspo", "clip_low": 3e-4, "clip_high": 4e-4}
-    config = dataclasses.replace(CONFIG, **bounds, minibatches=minibatches, learning_rate=1e-30)
+    config = dataclasses.replace(
+        CONFIG, loss="gspo", clip_low=3e-4, clip_high=4e-4, minibatches=minibatches, learning_rate=1e-30
+    )
     optimizer = MasterAdam(policy.trainable, learning_rate=1e-30)
     found = learn(policy, optimizer, credit, config, update=0, corrects=False).metrics
     assert found["clipped_share"] == 0.0

@@ -5,9 +5,10 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from transformers import AutoConfig, LlamaConfig, LlavaConfig, MambaConfig
 
 from trainers.config import ConfigError, TrainConfig
-from trainers.preflight import preflight
+from trainers.preflight import context_of, preflight
 
 
 @pytest.fixture
@@ -138,3 +139,22 @@ def test_one_that_never_begins_is_one_line(opening):
     with pytest.raises(ConfigError) as caught:
         preflight(opening('{"fails_every": 1}', groups_per_batch=2, updates=1))
     assert str(caught.value) == "env 'PreflightOpening-v0' begins no episode: OSError: no room"
+
+
+def test_a_shorter_context_can_be_asked_of_vllm(config, prompt_length):
+    shorter = dataclasses.replace(config, sampler="vllm", sampler_args=f'{{"max_model_len": {prompt_length + 4}}}')
+    assert preflight(shorter).context_length == prompt_length + 4
+    with pytest.raises(ConfigError, match="over the context"):
+        preflight(dataclasses.replace(shorter, max_tokens=5))
+
+
+def test_a_context_that_is_nowhere_said_is_one_line(config, monkeypatch):
+    found = AutoConfig.from_pretrained
+    monkeypatch.setattr(
+        "trainers.preflight.AutoConfig.from_pretrained",
+        lambda name, **options: found(name, **options) if options else MambaConfig(),
+    )
+    with pytest.raises(ConfigError, match="a configuration of type mamba does not say how long its context is"):
+        preflight(config)
+    nested = LlavaConfig(text_config=LlamaConfig(max_position_embeddings=77))
+    assert context_of(nested) == 77

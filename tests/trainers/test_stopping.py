@@ -340,3 +340,40 @@ def test_a_run_closes_each_sampler_once(config, monkeypatch, max_staleness):
     assert sorted(closed) == sorted({id(run.sampler), id(run.eval_sampler)})
     assert len(closed) == 1 + max_staleness
     assert run_module.Run is type(run)
+
+
+@pytest.mark.parametrize("changes", [{"device": "cuda:99"}, {"model": "nowhere"}, {"max_rows": 1, "lora_rank": 0}])
+def test_a_run_that_cannot_begin_overwrites_nothing(config, uninterrupted, changes):
+    before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
+    Toy.made += 1  # the fixture wants to see one
+    with pytest.raises(ConfigError):
+        train(dataclasses.replace(config, run_dir=uninterrupted, overwrite=True, **changes))
+    assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
+
+
+def test_one_that_can_does(config, uninterrupted):
+    train(dataclasses.replace(config, run_dir=uninterrupted, overwrite=True, updates=2))
+    assert [row["update"] for row in rows_of(uninterrupted, "update")] == [1, 2]
+
+
+def test_nothing_to_go_on_with_is_said(config, capsys):
+    train(dataclasses.replace(config, resume=True, updates=1))
+    assert f"There is no checkpoint in {config.run_dir}: the run begins at its first update" in capsys.readouterr().out
+
+
+def test_exit_outside_an_episode_leaves_a_checkpoint(config, monkeypatch):
+    """What runs programs may run exit() where nobody watches."""
+    calls = 0
+    inner = learn_module.learn
+
+    def leave(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise SystemExit(3)
+        return inner(*args, **options)
+
+    monkeypatch.setattr(train_module, "learn", leave)
+    with pytest.raises(SystemExit):
+        train(config)
+    assert newest_checkpoint(config.run_dir) == config.run_dir / "checkpoints" / "update_000001"

@@ -155,4 +155,5 @@ def test_the_slope_of_a_likely_token_is_as_exact_as_that_of_an_unlikely_one(gap)
 def take_norm(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Norms of the exact slopes, in other words than a derivative."""
     probabilities = torch.softmax(hidden.detach() @ weight.T, -1)
-    return (weight[targets] - probabilities @ weight).norm(dim=1)
+    found: Tensor = (weight[targets] - probabilities @ weight).norm(dim=1)
+    return found

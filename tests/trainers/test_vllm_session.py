@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from tests.trainers.toy_runs import register_toys, toy_config
 from trainers.config import ConfigError
 from trainers.sampling import TorchSampler, make_sampler
 from trainers.sampling import vllm_sampler as module
+from trainers.sampling.endpoint import EndpointError
 from trainers.sampling.vllm_sampler import Adapter, Drawing, Request, VllmSampler
+from trainers.sampling.vllm_server import _body
+from trainers.train import train
 from trainers.trajectories import Completion
 
 STOP, CONTEXT = 38, 64
@@ -200,3 +204,58 @@ def test_a_server_that_is_not_there(folders, load_policy):
 def test_without_vllm_it_is_one_line(folders, load_policy):
     with pytest.raises(ConfigError, match=r"^sampler=vllm needs vLLM, which is not installed here: [^\n]*$"):
         make_sampler("vllm", load_policy(folders["llama"]), stop_tokens=[STOP])
+
+
+def test_training_is_refused_where_cuts_leave_no_logprobs(engine, folders, load_policy):
+    policy = load_policy(folders["llama"])
+    for tempered in (True, False):
+        engine.is_tempered = tempered
+        make_sampler("vllm", policy, stop_tokens=[STOP], cuts=True)
+    engine.is_tempered, engine.is_closed = True, False
+    with pytest.raises(ConfigError, match=r"no logprobs of the whole policy where top_p or top_k leave tokens out"):
+        make_sampler("vllm", policy, stop_tokens=[STOP], logprobs_at=1.0, cuts=True)
+    assert engine.is_closed
+
+
+def test_a_run_says_whether_it_cuts(engine, tiny_folder, tmp_path):
+    register_toys()
+    changes: dict[str, Any] = {"sampler": "vllm", "loss": "reinforce", "top_p": 0.9, "kl_coef": 0.05}
+    config = toy_config(tiny_folder, tmp_path / "run", **changes)
+    with pytest.raises(ConfigError, match="and kl_coef needs them"):
+        train(config)
+
+
+def test_a_server_that_dies_while_it_is_asked_is_one_line(engine, folders, load_policy, monkeypatch):
+    def fail(*_: Any, **__: Any) -> bool:
+        raise EndpointError("no answer")
+
+    monkeypatch.setattr(VllmSampler, "knows_logprobs", fail)
+    with pytest.raises(ConfigError, match="the server of vLLM does not answer: no answer"):
+        make_sampler("vllm", load_policy(folders["llama"]), stop_tokens=[STOP], logprobs_at=1.0)
+    assert engine.is_closed
+
+
+def test_a_shorter_context_can_be_asked_for(engine, folders, load_policy):
+    policy = load_policy(folders["llama"])
+    sampler = VllmSampler(policy, stop_tokens=[STOP], context_length=CONTEXT, arguments={"max_model_len": 20})
+    with pytest.raises(ValueError, match="20 tokens leaves no room in 20"):
+        sampler.open([[5] * 20])
+    longer = VllmSampler(policy, stop_tokens=[STOP], context_length=CONTEXT, arguments={"max_model_len": 10**6})
+    with pytest.raises(ValueError, match="leaves no room in 64"):
+        longer.open([[5] * 64])
+
+
+def test_an_adapter_dir_that_is_not_there_is_one_line(engine, folders, load_policy, monkeypatch, tmp_path):
+    monkeypatch.setattr("trainers.sampling.vllm_server.ServerEngine", lambda *_, **__: engine)
+    arguments = {"base_url": "http://localhost:1/v1", "adapter_dir": str(tmp_path / "gone")}
+    with pytest.raises(ConfigError, match=r"^adapter_dir .*gone in sampler_args: No such file or directory$"):
+        VllmSampler(load_policy(folders["llama"]), stop_tokens=[STOP], arguments=arguments)
+    assert engine.is_closed
+
+
+def test_a_server_is_told_all_that_shapes_the_distribution():
+    """What is left out it takes from the model's generation_config.json."""
+    body = _body(Request([1], 2, 3), Drawing(temperature=0.7, top_p=1.0, top_k=0, stop_tokens=(4,)), "m")
+    neutral = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    assert {name: body[name] for name in neutral} == neutral
+    assert (body["temperature"], body["top_p"], body["top_k"], body["stop_token_ids"]) == (0.7, 1.0, 0, [4])
