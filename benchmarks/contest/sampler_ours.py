@@ -1,12 +1,13 @@
 """This project's sampler and transformers' generate(): asked by `benchmarks.sampler`, see `process`.
 
-Both have the adapter beside the weights, not merged into them. Ours notes the logprob of every token, as training needs
+Both have the adapter beside the weights, not merged into them, or ours has none. Ours notes the logprob of every token, as training needs
 it; generate() does not.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.contest.bare import stand_in
@@ -25,6 +26,7 @@ class Contender:
         self._policy: Policy | None = None
         self._is_ours = True
         self._sampler: Any = None
+        self._off = ExitStack()
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """Open, or sample: seconds and tokens."""
@@ -42,8 +44,11 @@ class Contender:
         from trainers.sampling import TorchSampler
 
         quiet_libraries()
-        self._is_ours = question["who"] == "torch"
-        self._policy = Policy.load(question["model"], adapter=question["adapter"], device="cpu", dtype="bfloat16")
+        self._is_ours = question["who"].startswith("torch")
+        adapter = question["adapter"] or None
+        self._policy = Policy.load(question["model"], adapter=adapter, device="cpu", dtype="bfloat16")
+        if adapter is None:
+            self._off.enter_context(self._policy.playing_as(None))
         if self._is_ours:
             self._sampler = TorchSampler(self._policy, stop_tokens=[_NO_TOKEN])
         return library_versions(["torch", "transformers", "peft"])

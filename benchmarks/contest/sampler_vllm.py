@@ -42,7 +42,7 @@ class Contender:
     def _open(self, question: dict[str, Any]) -> dict[str, Any]:
         vllm = importlib.import_module("vllm")
         chosen = {
-            "model": question["model"], "dtype": "bfloat16", "max_model_len": 1024, "enforce_eager": True,
+            "model": question["model"], "dtype": "bfloat16", "max_model_len": 1024,
             "skip_tokenizer_init": True, "enable_prefix_caching": True, **question["arguments"],
         }  # fmt: skip
         if question["adapter"]:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,14 @@ def test_a_round_is_new_to_everybody(model):
 
 
 def test_the_best_round_counts(capsys):
-    rates = {"torch": [10.0, 20.0], "vllm": [5.0, 4.0], "vllm, adapter": [2.5]}
-    assert report(CONFIG, 4, rates) == {"torch": (20, 1), "vllm": (5, 4), "vllm, adapter": (2.5, 8)}
-    assert "vllm                   5 tokens/s  ours is 4.00 times that  (5, 4)" in capsys.readouterr().out
+    rates = {
+        "torch, adapter": [10.0, 20.0], "torch": [30.0, 7.0], "vllm": [5.0, 4.0], "vllm, eager": [3.0],
+        "vllm, adapter": [2.5],
+    }  # fmt: skip
+    assert report(CONFIG, 4, rates) == {
+        "torch, adapter": (20, 1), "torch": (30, 1), "vllm": (5, 6), "vllm, eager": (3, 10), "vllm, adapter": (2.5, 8),
+    }  # fmt: skip
+    assert "vllm                     5 tokens/s  ours is 6.00 times that  (5, 4)" in capsys.readouterr().out
 
 
 def test_an_answer_that_ends_early_is_no_measurement():
@@ -81,7 +87,22 @@ def test_an_answer_that_ends_early_is_no_measurement():
         time_rounds("torch", Scripted(1, short=1), CONFIG, PROMPTS)
 
 
-@pytest.mark.parametrize("who", ["torch", "generate"])
+def test_ours_without_an_adapter_is_the_base_model(model):
+    contender = Contender()
+    contender.answer({"who": "torch", "model": str(model), "adapter": ""})
+    assert contender._policy is not None
+    with torch.no_grad():
+        for name, parameter in contender._policy.trainable.items():
+            parameter.fill_(math.nan if "lora" in name else 1.0)  # what it must not compute with
+    prompts = prompts_of(str(model), "", range(2))
+    question = {"prompts": prompts, "group_size": 3, "max_tokens": 5, "seed": 0, "logprobs": False}
+    assert contender.answer(question)["tokens"] == 2 * 3 * 5
+    session = contender._sampler.open(prompts, seed=0)
+    completions = session.sample({0: [], 1: []}, max_tokens=3)
+    assert all(math.isfinite(logprob) for completion in completions.values() for logprob in completion.logprobs)
+
+
+@pytest.mark.parametrize("who", ["torch, adapter", "generate, adapter"])
 def test_ours_samples_all_tokens_with_an_adapter_that_says_something(model, tmp_path, who):
     adapter = make_adapter(str(model), tmp_path / "adapter", rank=2)
     contender = Contender()
@@ -98,7 +119,8 @@ def test_ours_samples_all_tokens_with_an_adapter_that_says_something(model, tmp_
 
 
 def test_the_table(model, tmp_path, monkeypatch):
-    peers = {"torch": Scripted(1, 1), "vllm": Scripted(1, 2), "vllm, adapter": Scripted(1, 4)}
+    names = ("torch, adapter", "torch", "vllm", "vllm, eager", "vllm, adapter")
+    peers = {name: Scripted(1, seconds) for name, seconds in zip(names, (1, 0.5, 2, 2.5, 4), strict=True)}
     monkeypatch.setattr(sampler, "opened", lambda name, *_: nullcontext((peers[name], "torch 1")))
     out = tmp_path / "sampler.csv"
     config = dataclasses.replace(
@@ -108,9 +130,11 @@ def test_the_table(model, tmp_path, monkeypatch):
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(r["who"], r["rows"], r["tokens_per_second"], r["ours_to_this"]) for r in rows] == [
-        ("torch", "8", "40.0", "1.0"), ("vllm", "8", "20.0", "2.0"), ("vllm, adapter", "8", "10.0", "4.0"),
+        ("torch, adapter", "8", "40.0", "1.0"), ("torch", "8", "80.0", "1.0"), ("vllm", "8", "20.0", "4.0"),
+        ("vllm, eager", "8", "16.0", "5.0"), ("vllm, adapter", "8", "10.0", "4.0"),
     ]  # fmt: skip
-    peers["torch"].seconds, peers["vllm"].seconds, peers["vllm, adapter"].seconds = [1, 5], [1, 4], [1, 8]
+    for name, seconds in zip(names, (5, 3, 4, 2, 8), strict=True):
+        peers[name].seconds = [1, seconds]
     with pytest.raises(SystemExit) as slower:
         main(config)
     assert slower.value.code == 1
