@@ -1,7 +1,7 @@
 """This project's sampler and transformers' generate(): asked by `benchmarks.sampler`, see `process`.
 
-Both have the adapter beside the weights, not merged into them, or ours has none. Ours notes the logprob of every token, as training needs
-it; generate() does not.
+Both have the adapter beside the weights, not merged into them; ours may also have none. Ours notes the logprob of every
+token, as training needs it; generate() does not.
 """
 
 from __future__ import annotations

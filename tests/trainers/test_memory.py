@@ -160,7 +160,7 @@ def test_a_run_that_does_not_fit_ends_before_its_first_rollout(config, monkeypat
     monkeypatch.setattr(memory, "free_bytes", lambda _: 1)
     with pytest.raises(ConfigError, match="--max-rows 1 or fewer"):
         train(config)
-    assert not list(config.run_dir.iterdir())
+    assert [path.name for path in config.run_dir.iterdir()] == [".lock"]
     monkeypatch.undo()
     train(dataclasses.replace(config, updates=1))  # the folder is as good as new
 

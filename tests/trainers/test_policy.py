@@ -110,7 +110,8 @@ def test_a_saved_adapter_loads_with_peft(folders, load_policy, tmp_path):
     loaded = PeftModel.from_pretrained(base_model(folders["gqa"]), str(tmp_path / "adapter")).eval()
     with torch.no_grad():
         expected = policy.model(input_ids=TOKENS).logits
-        assert torch.equal(loaded(input_ids=TOKENS).logits, expected)
+        # peft adds up in another order than `lora_linear`.
+        torch.testing.assert_close(loaded(input_ids=TOKENS).logits, expected, rtol=1e-4, atol=1e-5)
         again = Policy.load(folders["gqa"], device="cpu", dtype="float32", adapter=tmp_path / "adapter")
         assert torch.equal(again.model(input_ids=TOKENS).logits, expected)
     assert again.trainable.keys() == policy.trainable.keys()  # it can be trained on
