@@ -113,7 +113,7 @@ def open_run(config: TrainConfig, checked: Checked, log: RunLog) -> Run:
     if policy.device.type == "cpu":
         keep_freed_memory()
     if config.sampling_device:
-        _device(config.sampling_device, "sampling_device")
+        usable_device(config.sampling_device, "sampling_device")
     if config.dry_run:
         log.say("Trying the longest batch")
         dry_run(policy, config, prompt_tokens=checked.prompt_tokens, context_length=checked.context_length)
@@ -168,7 +168,7 @@ def _load_policy(config: TrainConfig, *, adapter: Path | None, dtype: str) -> Po
     try:
         policy = Policy.load(
             config.model, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha, seed=config.seed,
-            device=_device(config.device, "device"), dtype=dtype, attention=config.attention, adapter=adapter,
+            device=usable_device(config.device, "device"), dtype=dtype, attention=config.attention, adapter=adapter,
         )  # fmt: skip
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise ConfigError(f"model {config.model!r} cannot be loaded: {str(error).splitlines()[0]}") from error
@@ -181,10 +181,10 @@ def _twin(policy: Policy, config: TrainConfig) -> Policy:
     """What samples while the other one is trained."""
     if not config.sampling_device:
         return policy.twin()
-    return policy.twin(_device(config.sampling_device, "sampling_device"))
+    return policy.twin(usable_device(config.sampling_device, "sampling_device"))
 
 
-def _device(name: str, setting: str) -> torch.device:
+def usable_device(name: str, setting: str) -> torch.device:
     """A device that there is."""
     try:
         device = choose_device(name)

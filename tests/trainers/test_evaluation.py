@@ -1,31 +1,25 @@
-"""An evaluation of a tiny model, whole, repeated, interrupted and gone on with; its summary by hand."""
+"""An evaluation of a tiny model, whole; its summary by hand."""
 
 import dataclasses
-import itertools
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
 
+from tests.trainers.evaluations import ENV, ENV_ARGS, config_of, save_guesser, serving, written
 from trainers import environments
-from trainers.cli.evaluate import lines_of, run
+from trainers.cli.evaluate import lines_of, main, run
 from trainers.config import ConfigError
 from trainers.environments import BrokenEnvironmentError
 from trainers.evaluation import EvalConfig, players, playing
-from trainers.evaluation.estimates import Estimate, wilson
+from trainers.evaluation.estimates import Mean, wilson
+from trainers.evaluation.folder import EvalFolder
 from trainers.evaluation.playing import Wave, evaluate, plan, references
 from trainers.evaluation.summary import Reference, Summary, summarize
 from trainers.sampling import TorchSampler
-from trainers.tiny_model import build_tiny_model, save_model
-
-ENV = "llm_envs:Arithmetic-v0"
-ENV_ARGS: dict[str, Any] = {"low": 0, "high": 1}
-
 
 # --- The summary ---
 
@@ -60,9 +54,10 @@ def test_a_summary_by_hand():
     assert rates.return_mean.value == pytest.approx(2 / 5)
     assert rates.regret is not None
     assert rates.regret.value == pytest.approx(3 / 5)
-    assert (rates.regret.low, rates.regret.high) == pytest.approx(
-        (1 - rates.return_mean.high, 1 - rates.return_mean.low)
-    )
+    ends = rates.return_mean.low, rates.return_mean.high
+    assert ends[0] is not None
+    assert ends[1] is not None
+    assert (rates.regret.low, rates.regret.high) == pytest.approx((1 - ends[1], 1 - ends[0]))
     assert rates.format.value == pytest.approx(4 / 5)
     assert rates.truncated.value == pytest.approx(1 / 5)
     by_k = {k: estimate.value for k, estimate in found.pass_at.items() if estimate is not None}
@@ -97,7 +92,7 @@ def test_without_verdicts_the_return_alone_counts():
     found = summary_of(answer(0, "", returned=2.0), answer(1, "", returned=5.0), best=4.0)
     assert found.sampled is not None
     assert (found.sampled.accuracy, found.pass_at) == (None, {})
-    assert (found.sampled.return_mean.value, found.sampled.regret) == (3.5, Estimate(0.5, -1.0, 2.0))
+    assert (found.sampled.return_mean.value, found.sampled.regret) == (3.5, Mean(0.5, -1.0, 2.0))
 
 
 def test_the_format_is_what_the_environment_fines():
@@ -131,30 +126,34 @@ def test_what_is_printed():
     ]  # fmt: skip
 
 
+def test_where_all_problems_agree_a_mean_has_no_interval():
+    [one] = summarize(
+        [answer(0, "correct" if i < 8 else "wrong") for i in range(16)], {"T": Reference(best=1.0)}
+    ).values()
+    assert one.sampled is not None
+    assert (one.sampled.return_mean, one.sampled.regret) == (Mean(0.5, None, None), Mean(0.5, None, None))
+    lines = [re.sub(" +", " ", line) for line in lines_of(one)]
+    assert lines[1] == " accuracy 50.0% (5.5% to 94.5%)"  # 1/2 +- 1.96 sqrt(1/4 + 1.96^2 / 4) / (1 + 1.96^2)
+    assert lines[2:4] == [" mean return 0.500 (no interval)", " regret 0.500 (no interval)"]
+    assert lines[-1] == " no interval: of one problem, or of problems that agree, chance cannot be told"
+    assert json.loads(json.dumps(dataclasses.asdict(one)))["sampled"]["regret"] == {
+        "value": 0.5, "low": None, "high": None,
+    }  # fmt: skip
+
+
 # --- Playing ---
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """It says two words of chance, boxes among them, and is right now and then."""
-    env = gym.make(ENV, **ENV_ARGS)
-    questions = [env.reset(seed=seed)[0] for seed in range(20)]
-    folder: Path = tmp_path_factory.mktemp("tiny")
-    boxes = [rf"\boxed{{{n}}}" for n in range(3)]
-    save_model(*build_tiny_model([*boxes, *questions], seed=0, hidden_size=32, num_heads=2), folder)
+    folder: Path = tmp_path_factory.mktemp("guesser")
+    save_guesser(folder)
     return folder
 
 
 @pytest.fixture
 def config(model: Path, tmp_path: Path) -> EvalConfig:
-    return EvalConfig(
-        model=str(model), env=(ENV,), env_args=(json.dumps(ENV_ARGS),), problems=20, samples=4, max_tokens=2,
-        max_rows=24, device="cpu", dtype="float32", out=tmp_path / "out",
-    )  # fmt: skip
-
-
-def written(config: EvalConfig) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (config.out / "episodes.jsonl").read_text().splitlines()]
+    return config_of(model, tmp_path / "out")
 
 
 def test_the_plan(config: EvalConfig):
@@ -201,11 +200,11 @@ def test_an_evaluation_from_end_to_end(config: EvalConfig, capsys):
 
 
 def test_the_answers_are_episodes_that_can_be_played_again(config: EvalConfig, capsys):
-    from llm_envs.cli import main
+    from llm_envs.cli import main as llm_envs
 
     guessing = dataclasses.replace(config, env=(ENV, "llm_envs:GuessNumber-v0"), env_args=('{"high": 9}',), problems=3)
     evaluate(guessing)
-    assert main(["replay", str(config.out / "episodes.jsonl"), "--check"]) == 0
+    assert llm_envs(["replay", str(config.out / "episodes.jsonl"), "--check"]) == 0
     assert capsys.readouterr().out == "30 episodes: 30 agree, 0 differ\n"
 
 
@@ -225,36 +224,6 @@ def test_several_environments(config: EvalConfig, capsys):
     assert "counts as solved from 5, not reached" in said
 
 
-def test_a_stopped_evaluation_goes_on_to_the_same_answers(config: EvalConfig, tmp_path: Path, monkeypatch, capsys):
-    records, _ = evaluate(config)
-    again = dataclasses.replace(config, out=tmp_path / "again")
-    played = playing._play
-
-    def stopped(config: EvalConfig, waves: list[Wave], *, first: int):
-        yield from itertools.islice(played(config, waves, first=first), 2)  # greedy ones, and six problems four times
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(playing, "_play", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(again)
-    assert "Stopped with 44 of 100 answers" in capsys.readouterr().err
-    episodes = again.out / "episodes.jsonl"
-    lines = episodes.read_text().splitlines(keepends=True)
-    assert len(lines) == 44
-    # Killed while it wrote the next wave; and a mark on what must not be played again.
-    lines[0] = lines[0].replace('"update"', '"mark": 1, "update"')
-    episodes.write_text("".join(lines) + lines[7] + lines[7][:20])
-    monkeypatch.setattr(playing, "_play", played)
-    found, is_new = evaluate(again)
-    assert is_new
-    assert found[0].pop("mark") == 1
-    assert found == records
-    assert len(episodes.read_text().splitlines()) == 100
-    monkeypatch.setattr(playing, "_play", None)  # nothing is left to play
-    found, is_new = evaluate(again)
-    assert (len(found), is_new) == (100, False)
-
-
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, RuntimeError])
 def test_the_environments_are_closed_however_it_ends(config, monkeypatch, error: type[BaseException] | None):
     closed: list[int] = []
@@ -271,20 +240,10 @@ def test_the_environments_are_closed_however_it_ends(config, monkeypatch, error:
     if error is None:
         evaluate(config)
     else:
-        monkeypatch.setattr(playing, "_append", failing)
+        monkeypatch.setattr(EvalFolder, "keep", failing)
         with pytest.raises(error):
             evaluate(config)
     assert closed == [24 if error is None else 20]
-
-
-def test_the_seed_decides_and_other_settings_are_refused(config: EvalConfig, tmp_path: Path):
-    first, _ = evaluate(config)
-    other, _ = evaluate(dataclasses.replace(config, seed=1, out=tmp_path / "seed1"))
-    assert [r["observations"][0] for r in first] == [r["observations"][0] for r in other]
-    assert first[:20] == other[:20]  # greedy
-    assert first != other
-    with pytest.raises(ConfigError, match=r"other settings \(top_k, seed\): name another folder"):
-        evaluate(dataclasses.replace(config, seed=1, top_k=2))
 
 
 def test_greedy_ones_are_the_most_probable(config: EvalConfig):
@@ -340,7 +299,9 @@ def test_a_problem_that_cannot_be_played_is_counted_and_left_out(config: EvalCon
     assert "3 answers could not be judged and are left out" in said.out
     assert "accuracy" not in said.out
     assert references(config) == {fragile: Reference(best=3.0, solver="best", threshold=1.5, num_tasks=3)}
-    assert re.search(r"regret +1.000 \(1.000 to 1.000\)", said.out)
+    assert re.search(r"regret +1.000 \(no interval\)", said.out)
+    assert {record.get("failure") for record in written(config)} == {None, "ValueError: no such row"}
+    assert "plays again what failed, as by ValueError: no such row" in said.out
     assert "counts as solved from 1.5, reached" in said.out
 
 
@@ -350,13 +311,13 @@ def test_of_very_many_rows_the_best_return_is_not_asked(config: EvalConfig, frag
     assert found == {fragile: Reference(threshold=1.5, num_tasks=10_001)}
 
 
-def test_an_outage_is_one_line(config: EvalConfig, monkeypatch):
+def test_an_outage_is_one_line_and_no_fault_of_the_settings(config: EvalConfig, monkeypatch, capsys):
     def broken(*arguments: Any):
         raise BrokenEnvironmentError("10 problems in a row could not be played")
 
     monkeypatch.setattr(playing, "evaluate", broken)
-    with pytest.raises(ConfigError, match="10 problems in a row"):
-        run(config)
+    assert main([f"--model={config.model}", f"--env={ENV}"]) == 1
+    assert capsys.readouterr().err == "error: 10 problems in a row could not be played\n"
 
 
 @pytest.mark.parametrize(
@@ -367,6 +328,8 @@ def test_an_outage_is_one_line(config: EvalConfig, monkeypatch):
         ({"greedy": False, "samples": 0}, "there is nothing to play"), ({"sampler": "hf"}, "one of torch, vllm"),
         ({"env": ("Nothing-v0",)}, "not registered"), ({"env_args": ("[]",)}, "must be a JSON object"),
         ({"adapter": Path("no/such")}, "no/such is no adapter folder"),
+        ({"device": "foo"}, "^device 'foo': "),
+        ({"dtype": "int8"}, "^dtype: unknown dtype 'int8'"),
         ({"base_url": "http://x/v1"}, "that of sampler=openai"), ({"sampler_args": '{"a": 1}'}, "those of sampler"),
         ({"sampler": "openai", "base_url": "ftp://x"}, "base_url must look like"),
         ({"sampler": "openai", "base_url": "http://x/v1", "adapter": Path("a")}, "an endpoint has its own"),
@@ -387,31 +350,10 @@ def test_a_game_of_several_is_not_evaluated(config: EvalConfig, monkeypatch):
         evaluate(dataclasses.replace(config, env=("llm_envs:Duel-v0",), env_args=()))
 
 
-class Calculator(BaseHTTPRequestHandler):
-    """An endpoint that adds up, and at a temperature above 0 says 0."""
-
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        numbers = map(int, re.findall(r"\d+", asked["messages"][-1]["content"].split("?")[0]))
-        said = rf"\boxed{{{0 if asked['temperature'] else sum(numbers)}}}"
-        body = json.dumps({"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}).encode()
-        self.send_response(200 if asked["model"] == "calculator" else 404)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: Any):
-        pass
-
-
 @pytest.fixture
 def endpoint():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Calculator) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
-        thread.join()
+    with serving() as address:
+        yield address
 
 
 def test_an_endpoint_is_evaluated(config: EvalConfig, endpoint: str):
@@ -421,8 +363,7 @@ def test_an_endpoint_is_evaluated(config: EvalConfig, endpoint: str):
     zeros = ["0 + 0" in record["observations"][0] for record in records[20:]]
     assert [record["verdicts"] == ["correct"] for record in records[20:]] == zeros
     assert 0 < sum(zeros) < 20, "the test would show little"
-    # What was begun at one address can be gone on with at another.
-    assert evaluate(dataclasses.replace(config, base_url="http://127.0.0.1:9/v1")) == (records, False)
+    assert evaluate(config) == (records, False)
 
 
 def test_a_model_that_the_endpoint_does_not_know(config: EvalConfig, endpoint: str):

@@ -12,7 +12,7 @@ from trainers.cli import EXIT_CANNOT, TRAIN, lacks
 
 if TYPE_CHECKING:
     from trainers.evaluation import EvalConfig
-    from trainers.evaluation.estimates import Estimate
+    from trainers.evaluation.estimates import Estimate, Mean
     from trainers.evaluation.summary import Rates, Summary
 
 
@@ -51,29 +51,34 @@ def run(config: EvalConfig) -> None:
     """Evaluate, print what was found and write it to `summary.json`.
 
     Raises:
-        ConfigError: where a setting cannot work, or an environment fails again and again.
+        ConfigError: where a setting cannot work.
+        BrokenEnvironmentError: where an environment fails again and again, or no answer at all could be judged.
     """
     evaluate_and_report(config)
 
 
 def evaluate_and_report(config: EvalConfig) -> Evaluated:
     """The same; returns what was found."""
-    from trainers.config import ConfigError
     from trainers.environments import BrokenEnvironmentError
+    from trainers.evaluation.folder import answered_at, write_summary
     from trainers.evaluation.playing import evaluate, references
-    from trainers.evaluation.summary import summarize
+    from trainers.evaluation.summary import has_failed, is_scorable, summarize
 
-    try:
-        records, is_new = evaluate(config)
-    except BrokenEnvironmentError as error:
-        raise ConfigError(str(error)) from error
+    records, is_new = evaluate(config)
+    failures = [record["failure"] for record in records if has_failed(record)]
+    if not any(map(is_scorable, records)):
+        why = f", the last for {failures[-1]}" if failures else ""
+        raise BrokenEnvironmentError(f"none of {len(records)} answers could be judged{why}")
     found = summarize(records, references(config))
-    values = {name: dataclasses.asdict(summary) for name, summary in found.items()}
-    (config.out / "summary.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_summary(config.out, {name: dataclasses.asdict(summary) for name, summary in found.items()})
+    if not is_new:
+        print(f"Nothing was played: the answers are those in {config.out}, of {answered_at(config.out)}")
     who = config.model if config.adapter is None else f"{config.model} with {config.adapter}"
     for name, summary in found.items():
         print(f"{name}{_in_brackets(summary)}, {who}")
         print("\n".join(lines_of(summary)))
+    if failures:
+        print(f"The same command plays again what failed, as by {failures[-1]}")
     print(f"95 % intervals. Answers and summary are in {config.out}")
     return Evaluated(records, found, is_new)
 
@@ -88,17 +93,14 @@ def lines_of(summary: Summary) -> list[str]:
     if not columns:
         return ["  no answer could be judged"]
     rows = [["", *(f"{name}, {_counted(rates)}" for name, rates in columns.items())]]
-    shares = {"accuracy": "accuracy", "format": "format kept", "truncated": "cut off"}
-    numbers = {"return_mean": "mean return", "regret": "regret"}
-    for field in ("accuracy", "return_mean", "regret", "format", "truncated"):
-        found: list[Estimate | None] = [getattr(rates, field) for rates in columns.values()]
+    names = {
+        "accuracy": "accuracy", "return_mean": "mean return", "regret": "regret", "format": "format kept",
+        "truncated": "cut off",
+    }  # fmt: skip
+    for field, name in names.items():
+        found: list[Estimate | Mean | None] = [getattr(rates, field) for rates in columns.values()]
         if any(found):
-            rows.append(
-                [
-                    shares.get(field) or numbers[field],
-                    *("-" if e is None else str(e) if field in shares else e.as_number() for e in found),
-                ]
-            )
+            rows.append([name, *("-" if estimate is None else str(estimate) for estimate in found)])
     widths = [max(len(row[i]) for row in rows) for i in range(1 + len(columns))]
     lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     for k, estimate in summary.pass_at.items():
@@ -121,6 +123,8 @@ def _notes(summary: Summary) -> list[str]:
     if known.threshold is not None and found is not None:
         reached = "reached" if found.return_mean.value >= known.threshold else "not reached"
         notes.append(f"  counts as solved from {known.threshold:.4g}, {reached}")
+    if any(rates is not None and rates.return_mean.low is None for rates in (summary.greedy, summary.sampled)):
+        notes.append("  no interval: of one problem, or of problems that agree, chance cannot be told")
     if summary.unscorable:
         notes.append(f"  {summary.unscorable} answers could not be judged and are left out")
     return notes

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from trainers.config import ConfigError, Task, TaskOptions
-from trainers.config.checks import at_least_one, json_object, not_negative, positive
+from trainers.config.checks import at_least_one, json_object, not_negative, one_line, positive
 from trainers.config.tasks import Repeated
 
 PlayerName = Literal["torch", "vllm", "openai"]
+
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,10 @@ class AnswerOptions:
     seed: int = 0
     """Of sampling."""
     out: Path = Path("runs/eval")
-    """Where answers and summary go, one evaluation a folder. The same command goes on where it was stopped."""
+    """Where answers and summary go, one evaluation a folder. The same command goes on where it was stopped, and plays
+    again what failed."""
+    overwrite: bool = False
+    """Begin again, and drop the evaluation that the folder holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +109,8 @@ class EvalConfig(AnswerOptions, ProblemOptions, PlayerOptions):
             raise ConfigError("base_url is that of sampler=openai")
         if self.sampler == "openai" and self.adapter is not None:
             raise ConfigError("adapter: an endpoint has its own; name it with model")
-        if self.adapter is not None and not (self.adapter / "adapter_config.json").is_file():
-            raise ConfigError(f"adapter: {self.adapter} is no adapter folder, for it holds no adapter_config.json")
+        if self.adapter is not None:
+            _check_adapter(self.adapter)
         try:
             self._task_options().check_tasks(evaluates=False)
         except ConfigError:
@@ -132,7 +138,25 @@ class EvalConfig(AnswerOptions, ProblemOptions, PlayerOptions):
                 raise ConfigError(f"env {task.env_id!r} is a game of several players, and these are not evaluated")
 
     def identity(self) -> dict[str, Any]:
-        """What the answers depend on, as JSON values: an evaluation is gone on with under the same values only."""
+        """The settings that the answers depend on, as JSON values: an evaluation is gone on with under the same only.
+
+        What lies in the folders that they name is compared by `folder.weights_of`.
+        """
         values = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(self).items()}
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
-        return {name: v for name, v in values.items() if name not in ("out", "device", "base_url")}
+        return {name: v for name, v in values.items() if name not in ("out", "overwrite", "device")}
+
+
+def _check_adapter(folder: Path) -> None:
+    """Refuse what peft would look for on the network, or fail to understand."""
+    settings = folder / "adapter_config.json"
+    if not settings.is_file():
+        raise ConfigError(f"adapter: {folder} is no adapter folder, for it holds no adapter_config.json")
+    if not any((folder / name).is_file() for name in _ADAPTER_WEIGHTS):
+        raise ConfigError(f"adapter: {folder} holds no weights: neither {' nor '.join(_ADAPTER_WEIGHTS)}")
+    try:
+        found = json.loads(settings.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"adapter: {settings} cannot be read: {one_line(error)}") from error
+    if not isinstance(found, dict) or "peft_type" not in found:
+        raise ConfigError(f"adapter: {settings} does not say what kind of adapter it is (peft_type)")

@@ -15,7 +15,7 @@ _RESAMPLES_AT_A_TIME = 1_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its 95 % interval."""
+    """A share and its 95 % interval."""
 
     value: float
     low: float
@@ -24,24 +24,39 @@ class Estimate:
     def __str__(self) -> str:
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
 
-    def as_number(self) -> str:
-        """The same of what is no share."""
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of any numbers and its 95 % interval, whose ends are None where nothing can be said of it."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f} (no interval)"
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
-    def below(self, best: float) -> Estimate:
+    def below(self, best: float) -> Mean:
         """How far this lies below `best`."""
-        return Estimate(best - self.value, best - self.high, best - self.low)
+        low, high = (None if end is None else best - end for end in (self.high, self.low))
+        return Mean(best - self.value, low, high)
 
 
 def wilson(successes: int, n: int) -> Estimate:
     """A share of n independent trials with Wilson's score interval, which holds near 0 and 1 as well."""
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n}")
-    share, z2 = successes / n, _Z95**2
+    return _wilson(successes / n, n)
+
+
+def _wilson(share: float, n: int) -> Estimate:
+    z2 = _Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
     # Rounding may miss the ends of the scale, where the interval touches them exactly.
-    return Estimate(share, 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)
+    return Estimate(share, 0.0 if share == 0.0 else centre - half, 1.0 if share == 1.0 else centre + half)
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -59,8 +74,8 @@ def ratio_over_problems(counts: Sequence[float], sizes: Sequence[int], *, seed: 
     """`sum(counts) / sum(sizes)` with a bootstrap interval over problems.
 
     Answers to one problem are alike, so whole problems are drawn again, not single answers (percentiles of 10,000
-    draws). Where all answers agree there is nothing to draw from; then Wilson's interval stands in, with as many trials
-    as problems.
+    draws). Where all problems agree, or there is but one, every draw is the same and says nothing of chance; then
+    Wilson's interval stands in, with as many trials as problems.
 
     Args:
         counts: by problem, how many of its answers have the property (or its estimate, with size 1): `[P]`.
@@ -70,15 +85,16 @@ def ratio_over_problems(counts: Sequence[float], sizes: Sequence[int], *, seed: 
     if not sizes or len(counts) != len(sizes) or min(sizes) < 1:
         raise ValueError("every problem needs a count and at least one answer")
     share = sum(counts) / sum(sizes)
-    if share in (0.0, 1.0):
-        return wilson(round(share * len(sizes)), len(sizes))
-    return _bootstrap(counts, sizes, seed=seed)
+    if _agree(counts, sizes):
+        return _wilson(share, len(sizes))
+    return Estimate(share, *_bootstrap(counts, sizes, seed=seed))
 
 
-def mean_over_problems(values: Sequence[Sequence[float]], *, seed: int = 0) -> Estimate:
+def mean_over_problems(values: Sequence[Sequence[float]], *, seed: int = 0) -> Mean:
     """The mean of all values with a bootstrap interval over problems, as in `ratio_over_problems`.
 
-    Where all problems agree the interval is a point: nothing is known of what values there could be besides.
+    Where all problems agree, or there is but one, there is no interval: nothing is known of what values there could be
+    besides.
 
     Args:
         values: by problem, the values of its answers: `[P][answers]`, none of them empty.
@@ -86,10 +102,19 @@ def mean_over_problems(values: Sequence[Sequence[float]], *, seed: int = 0) -> E
     """
     if not values or not all(values):
         raise ValueError("every problem needs at least one value")
-    return _bootstrap([math.fsum(some) for some in values], [len(some) for some in values], seed=seed)
+    sums, sizes = [math.fsum(some) for some in values], [len(some) for some in values]
+    mean = math.fsum(sums) / sum(sizes)
+    return Mean(mean, None, None) if _agree(sums, sizes) else Mean(mean, *_bootstrap(sums, sizes, seed=seed))
 
 
-def _bootstrap(sums: Sequence[float], sizes: Sequence[int], *, seed: int) -> Estimate:
+def _agree(sums: Sequence[float], sizes: Sequence[int]) -> bool:
+    """Whether all problems have the same mean, but for rounding."""
+    means = [part / size for part, size in zip(sums, sizes, strict=True)]
+    return math.isclose(min(means), max(means), rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _bootstrap(sums: Sequence[float], sizes: Sequence[int], *, seed: int) -> tuple[float, float]:
+    """The ends of the interval."""
     rng = np.random.default_rng(seed)
     a, b = np.asarray(sums, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
     drawn = []
@@ -97,7 +122,7 @@ def _bootstrap(sums: Sequence[float], sizes: Sequence[int], *, seed: int) -> Est
         rows = rng.integers(len(a), size=(_RESAMPLES_AT_A_TIME, len(a)))
         drawn.append(a[rows].sum(1) / b[rows].sum(1))
     low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
-    return Estimate(sum(sums) / sum(sizes), float(low), float(high))
+    return float(low), float(high)
 
 
 def ks_up_to(n: int) -> list[int]:

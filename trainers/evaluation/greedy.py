@@ -62,7 +62,10 @@ def play_greedily(
 
 
 def summarize(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Mean return, shares of verdicts, mean parts of the reward and lengths; unscorable episodes are only counted."""
+    """Mean return, shares of verdicts, mean parts of the reward and lengths; unscorable episodes are only counted.
+
+    A verdict that no episode has is left out: whoever reads several rows fills them in (`logs.shares`).
+    """
     scorable = [t for t in trajectories if t.is_scorable]
     found = {"unscorable_share": 1.0 - len(scorable) / max(1, len(trajectories))}
     if not scorable:
@@ -74,6 +77,8 @@ def summarize(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     for part in sorted({name for t in scorable for turn in t.turns for name in turn.reward_parts}):
         found[f"part_{part}"] = sum(t.reward_part(part) for t in scorable) / n
     found["truncated_share"] = sum(t.is_truncated for t in scorable) / n
+    # Of those, what more tokens could have helped: the others were cut off by the environment.
+    found["token_limit_share"] = sum(any(turn.stop_reason == "length" for turn in t.turns) for t in scorable) / n
     found["turns_mean"] = sum(len(t.turns) for t in scorable) / n
     found["action_tokens_mean"] = sum(t.num_action_tokens for t in scorable) / n
     return found

@@ -1,25 +1,24 @@
-"""From problems to records: all episodes of an evaluation, wave by wave, in a file that it can be gone on with."""
+"""From problems to records: all episodes of an evaluation, wave by wave."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
-from trainers.config import ConfigError, Task
+from trainers.config import Task
 from trainers.environments import Breakage, EnvPool
 from trainers.evaluation.config import EvalConfig
+from trainers.evaluation.folder import EvalFolder, Records
 from trainers.evaluation.greedy import HELD_OUT_SEED
 from trainers.evaluation.players import Player, open_player
-from trainers.evaluation.summary import Reference, is_correct
+from trainers.evaluation.summary import Reference, has_failed, is_correct
 from trainers.rollouts import RolloutSettings, TextEnv
 
 # The best return of an environment of more tasks is not asked for: some must grade every row to know it.
@@ -49,7 +48,7 @@ class Wave:
 
 
 def evaluate(config: EvalConfig) -> tuple[list[dict[str, Any]], bool]:
-    """Play what is not yet played.
+    """Play what is not yet played, and again the waves in which an episode failed.
 
     Returns:
         All records in the order of the waves, and whether anything was played now.
@@ -61,20 +60,21 @@ def evaluate(config: EvalConfig) -> tuple[list[dict[str, Any]], bool]:
     """
     config.validate()
     waves = plan(config, [_count_problems(config, task) for task in config.tasks()])
-    total = sum(wave.size for wave in waves)
-    episodes = config.out / "episodes.jsonl"
-    records = _open(config, episodes, waves)
-    is_new = len(records) < total
-    if is_new:
+    names = [task.name for task in config.tasks()]
+    folder = EvalFolder(
+        config, [[(names[w.task], w.kind, problem) for problem in w.problems for _ in range(w.answers)] for w in waves]
+    )
+    missing = [i for i in range(len(waves)) if i >= len(folder.waves) or any(map(has_failed, folder.waves[i]))]
+    if missing:
         try:
-            with contextlib.closing(_play(config, waves, first=len(records))) as played:
-                for wave in played:
-                    _append(episodes, wave)
-                    records += wave
+            with contextlib.closing(_play(config, waves, missing)) as played:
+                for number, records in played:
+                    folder.keep(number, records)
         except KeyboardInterrupt:
-            sys.stderr.write(f"Stopped with {len(records)} of {total} answers; the same command goes on from there.\n")
+            total, kept = sum(wave.size for wave in waves), sum(map(len, folder.waves))
+            sys.stderr.write(f"Stopped with {kept} of {total} answers; the same command goes on from there.\n")
             raise
-    return records, is_new
+    return [record for wave in folder.waves for record in wave], bool(missing)
 
 
 def plan(config: EvalConfig, problems: Sequence[int]) -> list[Wave]:
@@ -115,66 +115,20 @@ def _count_problems(config: EvalConfig, task: Task) -> int:
     return config.problems if num_tasks is None else min(config.problems, num_tasks)
 
 
-# --- The folder ---
-
-
-def _open(config: EvalConfig, episodes: Path, waves: Sequence[Wave]) -> list[dict[str, Any]]:
-    """The records of the whole waves that are there already; anything after them is dropped and played again."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    settings, now = config.out / "config.json", config.identity()
-    if settings.exists():
-        before = _read_settings(settings)
-        changed = [name for name in {**now, **before} if now.get(name) != before.get(name)]
-        if changed:
-            raise ConfigError(
-                f"{config.out} holds an evaluation with other settings ({', '.join(changed)}): "
-                "name another folder with --out"
-            )
-    _write(settings, json.dumps(now, indent=2) + "\n")
-    lines = episodes.read_text(encoding="utf-8").splitlines(keepends=True) if episodes.exists() else []
-    whole = 0
-    for wave in waves:
-        if len(lines) < whole + wave.size or not lines[whole + wave.size - 1].endswith("\n"):
-            break
-        whole += wave.size
-    _write(episodes, "".join(lines[:whole]))
-    return [json.loads(line) for line in lines[:whole]]
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    return found if isinstance(found, dict) else {}
-
-
-def _write(path: Path, text: str) -> None:
-    """Whoever is stopped here leaves the file as it was."""
-    partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text(text, encoding="utf-8")
-    partial_path.replace(path)
-
-
-def _append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(record) + "\n" for record in records))
-
-
 # --- Playing ---
 
 
-def _play(config: EvalConfig, waves: Sequence[Wave], *, first: int) -> Generator[list[dict[str, Any]], None, None]:
-    """The records of one wave after the other, from the one that begins with episode number `first`."""
-    tasks, done = config.tasks(), 0
-    progress = Progress(tasks, waves, first)
+def _play(
+    config: EvalConfig, waves: Sequence[Wave], missing: Sequence[int]
+) -> Generator[tuple[int, Records], None, None]:
+    """One `missing` wave after the other: its number, and its records."""
+    tasks = config.tasks()
+    progress = Progress(tasks, total=sum(wave.size for wave in waves), missing=sum(waves[i].size for i in missing))
     breakage = Breakage(say=_say)
     with open_player(config) as (player, context_length), contextlib.ExitStack() as open_pools:
         pools: dict[int, EnvPool[TextEnv]] = {}
-        for wave in waves:
-            done += wave.size
-            if done <= first:
-                continue
+        for number in missing:
+            wave = waves[number]
             task = tasks[wave.task]
             if wave.task not in pools:
                 open_pools.close()  # of the environment before
@@ -182,7 +136,7 @@ def _play(config: EvalConfig, waves: Sequence[Wave], *, first: int) -> Generator
                 open_pools.callback(pools[wave.task].close)
             settings = _settings(config, wave, context_length)
             records = _play_wave(config, wave, player, pools[wave.task], settings, breakage)
-            yield records
+            yield number, records
             progress.show(wave, records)
 
 
@@ -210,7 +164,7 @@ def _play_wave(
     pool: EnvPool[TextEnv],
     settings: RolloutSettings,
     breakage: Breakage,
-) -> list[dict[str, Any]]:
+) -> Records:
     is_finite = getattr(pool.at(0).unwrapped, "num_tasks", None) is not None
     options = {problem: {"index": problem} if is_finite else None for problem in wave.problems}
     groups = player(
@@ -222,7 +176,11 @@ def _play_wave(
         options=list(options.values()),
         breakage=breakage,
     )
-    played = {group.seed - HELD_OUT_SEED: group.trajectories for group in groups}
+    played = {group.seed - HELD_OUT_SEED: [t.as_record() for t in group.trajectories] for group in groups}
+    reasons = {broken.seed - HELD_OUT_SEED: broken.reason for broken in breakage.take() if not broken.began}
+    for problem in wave.problems:
+        if problem not in played:
+            played[problem] = [{**_UNPLAYED, "failure": reasons.get(problem, "it did not begin")}] * wave.answers
     task = config.tasks()[wave.task]
     return [
         {
@@ -239,7 +197,7 @@ def _play_wave(
             **episode,
         }
         for problem in wave.problems
-        for episode in ([t.as_record() for t in played[problem]] if problem in played else [_UNPLAYED] * wave.answers)
+        for episode in played[problem]
     ]
 
 
@@ -253,10 +211,10 @@ _UNPLAYED: dict[str, Any] = {
 class Progress:
     """One line a wave, on stderr: how far, how well, how long still."""
 
-    def __init__(self, tasks: Sequence[Task], waves: Sequence[Wave], first: int) -> None:
+    def __init__(self, tasks: Sequence[Task], *, total: int, missing: int) -> None:
         self._names = [task.name for task in tasks]
-        self._total = sum(wave.size for wave in waves)
-        self._first = self._done = first
+        self._total = total
+        self._first = self._done = total - missing
         self._found: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
         self._started = time.perf_counter()
 

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.evaluation.estimates import Estimate, ks_up_to, mean_over_problems, pass_at_k, ratio_over_problems, wilson
+from trainers.evaluation.estimates import (
+    Estimate,
+    Mean,
+    ks_up_to,
+    mean_over_problems,
+    pass_at_k,
+    ratio_over_problems,
+    wilson,
+)
 
 Record = Mapping[str, Any]
 
@@ -47,8 +55,8 @@ class Rates:
     answers: int
     unscorable: int
     accuracy: Estimate | None
-    return_mean: Estimate
-    regret: Estimate | None
+    return_mean: Mean
+    regret: Mean | None
     format: Estimate
     truncated: Estimate
 
@@ -107,7 +115,12 @@ def summarize(records: Iterable[Record], references: Mapping[str, Reference]) ->
 
 def is_scorable(record: Record) -> bool:
     """False when the environment failed to judge."""
-    return "unscorable" not in record["verdicts"] and not record.get("failure")
+    return "unscorable" not in record["verdicts"] and not has_failed(record)
+
+
+def has_failed(record: Record) -> bool:
+    """Whether the environment or the endpoint broke, which need not happen again."""
+    return bool(record.get("failure"))
 
 
 def is_correct(record: Record) -> bool:
