@@ -228,7 +228,10 @@ class Policy:
                 layer.training = False
 
     def twin(self, device: torch.device | None = None) -> Policy:
-        """A policy of its own with an adapter of its own; on the same device base weights are shared."""
+        """A policy of its own with an adapter of its own.
+
+        On the same device base weights are shared, until the samplers of both join them (see `JoinedLinear`).
+        """
         place = self.device if device is None else device
         shared: dict[int, Any] = (
             {id(p): p for p in self.model.parameters() if not p.requires_grad} if place == self.device else {}

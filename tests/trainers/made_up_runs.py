@@ -153,6 +153,42 @@ def hostile_group(update: int) -> list[Row]:
     ]  # fmt: skip
 
 
+def evaluated(folder: Path) -> Path:
+    """The folder of an evaluation, of two problems with one greedy and four sampled answers each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "model": "models/SmolLM2", "adapter": None, "env": ["llm_envs:GSM8K-v0"], "env_args": ['{"split": "test"}'],
+        "problems": 2, "greedy": True, "samples": 4, "temperature": 0.7,
+    }  # fmt: skip
+    rates = {"unscorable": 0, "accuracy": None, "regret": None, "format": {"value": 1.0, "low": None, "high": None}}
+    summary = {
+        "env": "llm_envs:GSM8K-v0",
+        "env_args": {"split": "test"},
+        "reference": {"best": 1.0, "solver": "oracle", "threshold": None, "num_tasks": 9},
+        "greedy": rates | {
+            "problems": 2, "answers": 2, "accuracy": {"value": 0.5, "low": 0.096, "high": 0.904},
+            "return_mean": {"value": -0.25, "low": None, "high": None},
+            "regret": {"value": 1.25, "low": -0.1, "high": 2.0},
+        },
+        "sampled": rates | {"problems": 2, "answers": 7, "return_mean": {"value": 0.5, "low": 0.25, "high": 0.75}},
+        "pass_at": {"1": {"value": 0.5, "low": 0.25, "high": 0.75}, "4": None},
+        "unscorable": 1,
+    }  # fmt: skip
+    rows = [
+        episode(
+            0, [f"{kind} {i}"], reward, 0.0, kind=kind, problem=problem, seed=2**62 + problem, task="GSM8K-v0",
+            group=2 * problem + (kind == "sampled"), token_texts=None, token_logprobs=None, token_advantages=None,
+            advantages=None,
+        )
+        for problem, reward in enumerate([1.0, 0.0]) for kind, answers in (("greedy", 1), ("sampled", 4))
+        for i in range(answers)
+    ]  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "summary.json").write_text(json.dumps({"GSM8K-v0": summary}))
+    (folder / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
 def game(update: int, *, members: int = 4) -> list[Row]:
     """Games of two players, the policy against a scripted one."""
     found = []

@@ -9,6 +9,7 @@ from trainers.logs.advice import PATIENCE, STILL, Adviser, advice, findings
 
 HEALTHY = {
     "return_mean": 0.5, "verdict_correct": 0.5, "verdict_unparsed": 0.05, "constant_groups_share": 0.4,
+    "token_limit_share": 0.05,
     "truncated_share": 0.05, "unscorable_share": 0.0, "broken_share": 0.01, "entropy": 0.8, "kl": 0.02,
     "grad_norm": 0.1, "loss": -0.01, "logprob_gap": 0.01, "clipped_share": 0.02, "correction_share": 0.01,
     "env_seconds": 2.0, "seconds": 10.0,
@@ -67,7 +68,10 @@ def test_a_healthy_run_hears_nothing(rows):
             "reward has no spread in 100% of groups: nothing to learn from (the mean return is 0: "
             "it needs other problems or larger groups)",
         ),
-        (history(truncated_share=0.5), "50% of the episodes were cut off before their end: raise max_tokens"),
+        (
+            history(token_limit_share=0.5, truncated_share=0.5),
+            "50% of the episodes were cut off before their end: raise max_tokens",
+        ),
         (
             history(verdict_unparsed=0.61),
             "61% of the answers could not be read: the model does not keep the format that is asked for; "
@@ -144,7 +148,7 @@ def test_every_sentence(rows, sentence):
 
 def test_thresholds_are_not_crossed_by_what_is_below_them():
     below = {
-        "constant_groups_share": 0.79, "truncated_share": 0.29, "verdict_unparsed": 0.5, "unscorable_share": 0.05,
+        "constant_groups_share": 0.79, "token_limit_share": 0.29, "verdict_unparsed": 0.5, "unscorable_share": 0.05,
         "broken_share": 0.05, "kl": 0.49, "logprob_gap": 0.1, "clipped_share": 0.3, "correction_share": 0.1,
         "env_seconds": 5.0,
     }  # fmt: skip
@@ -168,10 +172,10 @@ def test_an_entropy_near_zero_is_low_whatever_it_was():
 
 
 def test_one_of_several_environments():
-    rows = history(**{"A-v0/truncated_share": 0.4, "A-v0/return_mean": 0.1, "B-v0/truncated_share": 0.0})
+    rows = history(**{"A-v0/token_limit_share": 0.4, "A-v0/return_mean": 0.1, "B-v0/token_limit_share": 0.0})
     assert advice(rows) == ["A-v0: 40% of the episodes were cut off before their end: raise max_tokens"]
     # Not twice, where it holds of all together.
-    rows = history(**{"A-v0/truncated_share": 0.9, "truncated_share": 0.5})
+    rows = history(**{"A-v0/token_limit_share": 0.9, "token_limit_share": 0.5})
     assert advice(rows) == ["50% of the episodes were cut off before their end: raise max_tokens"]
 
 
@@ -179,14 +183,14 @@ def test_it_is_said_again_when_it_is_worse_or_after_a_while():
     adviser, said = Adviser(), []
     # The first is said; 0.4 is not half as bad again as 0.3, 0.45 is; 0.45 stays until it is old.
     for update, share in enumerate([0.3, 0.4, 0.45, *[0.45] * (PATIENCE - 1), 0.45], start=1):
-        if adviser.news([{"truncated_share": share}], update):
+        if adviser.news([{"token_limit_share": share}], update):
             said.append(update)
     assert said == [1, 3, 3 + PATIENCE]
 
 
 def test_a_trouble_that_comes_and_goes_is_not_said_every_time():
     adviser = Adviser()
-    said = [bool(adviser.news([{"truncated_share": s}], i)) for i, s in enumerate([0.31, 0.2, 0.31, 0.2, 0.31])]
+    said = [bool(adviser.news([{"token_limit_share": s}], i)) for i, s in enumerate([0.31, 0.2, 0.31, 0.2, 0.31])]
     assert said == [True, False, False, False, False]
 
 
@@ -194,3 +198,28 @@ def test_what_cannot_be_worse_waits_too():
     adviser = Adviser()
     said = [len(adviser.news([{"grad_norm": math.nan}], update)) for update in range(1, PATIENCE + 2)]
     assert said == [1, *[0] * (PATIENCE - 1), 1]
+
+
+def test_a_verdict_or_a_breakage_that_is_left_out_counts_as_none():
+    """Unparsed in one update of five, and a fifth broken in one of five, are a mean below what is worth saying."""
+    rows = [{"verdict_wrong": 1.0} for _ in range(4)] + [{"verdict_unparsed": 0.9, "verdict_wrong": 0.1}]
+    assert advice(rows) == []
+    assert advice([{"return_mean": 0.0}] * 4 + [{"return_mean": 0.0, "broken_share": 0.2}]) == []
+    # The same of one of several environments.
+    assert advice([{f"A-v0/{name}": value for name, value in row.items()} for row in rows]) == []
+    assert len(advice(rows[-1:])) == 1
+
+
+def test_nobody_right_is_nobody_right():
+    [text] = advice([{"constant_groups_share": 1.0, "verdict_unparsed": 0.5, "verdict_wrong": 0.5}])
+    assert "nearly all answers are wrong, 0% are right" in text
+    # In a game only illegal moves have a verdict: nothing is known of what is right.
+    [text] = advice(
+        [{"constant_groups_share": 1.0, "verdict_none": 0.9, "verdict_illegal": 0.1, "return_mean": 0.5},
+         {"constant_groups_share": 1.0, "verdict_illegal": 1.0, "return_mean": 0.5}]
+    )  # fmt: skip
+    assert "(the mean return is 0.5: " in text
+
+
+def test_what_the_environment_cuts_off_needs_no_more_tokens():
+    assert advice(history(truncated_share=1.0)) == []

@@ -163,7 +163,7 @@ def test_a_folder_belongs_to_one_run_while_that_lives(config, child_env, end):
         assert other.stdout.readline() == "mine\n"
         for said in ({}, {"resume": True}, {"overwrite": True}):
             with pytest.raises(ConfigError, match=r"^another run is going on in .*run$"):
-                claim(dataclasses.replace(config, **said))  # type: ignore[arg-type]
+                claim(dataclasses.replace(config, **said))
         if end == "kill":
             other.kill()
             other.wait()

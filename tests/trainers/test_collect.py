@@ -145,7 +145,7 @@ def test_figures_are_of_all_that_was_drawn(collector_of, config):
     assert found["constant_groups_share"] == 12 / 16
     assert found["return_mean"] == (12 * 1.0 + 4 * 0.5) / 16
     assert (found["groups"], found["action_tokens"], found["action_tokens_mean"]) == (16.0, 64.0, 2.0)
-    assert "broken_share" not in found
+    assert found["broken_share"] == 0.0
 
 
 def test_what_was_masked_is_counted_over_all(scripted, tokenizer, collector_of, config):

@@ -231,3 +231,10 @@ def test_a_terminal_that_can_nothing_gets_lines(monkeypatch, term):
     monkeypatch.setenv("TERM", term)
     assert not Display(console(force_terminal=True), updates=10).is_live
     assert not Display(console(), updates=10).is_live
+
+
+def test_a_verdict_that_is_left_out_is_none_at_all():
+    """Of four updates before, one had half of its answers right."""
+    rows = [{"verdict_wrong": 1.0} for _ in range(3)] + [{"verdict_wrong": 0.5, "verdict_correct": 0.5}]
+    assert drawn(figure_lines([*rows, {"verdict_wrong": 1.0}], 40, 9))[0].split() == ["correct", "0%", "-12%"]
+    assert "  correct 0%" in update_line(1, 2, {"verdict_wrong": 1.0}, {}, None)

@@ -82,6 +82,7 @@ def test_a_summary_by_hand():
             "part_answer": (1.0 + 3 * 0.5) / 4,
             "part_format": -0.1 / 4,
             "truncated_share": 0.25,
+            "token_limit_share": 0.25,
             "turns_mean": 6 / 4,
             "action_tokens_mean": (3 + 5 + 3 + 2) / 4,
         }

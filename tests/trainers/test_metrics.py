@@ -54,7 +54,8 @@ def test_figures_of_a_mix_by_hand():
         5.0,
     )
     assert (found["loss"], found["groups"]) == (0.25, 2.0)
-    assert not {"broken_share", "masked_share"} & found.keys()
+    assert found["broken_share"] == 0.0
+    assert "masked_share" not in found
 
 
 def test_one_environment_has_no_name():
@@ -62,6 +63,12 @@ def test_one_environment_has_no_name():
     assert evaluation_metrics({"A-v0": FIRST.trajectories})["return_mean"] == 0.5
     both = evaluation_metrics({"A-v0": FIRST.trajectories, "B-v0": SECOND.trajectories})
     assert (both["return_mean"], both["A-v0/return_mean"], both["B-v0/return_mean"]) == (2.25, 0.5, 4.0)
+
+
+def test_only_what_ran_out_of_tokens_is_at_the_token_limit():
+    group = Group(0, [episode(1.0), episode(0.0, stop="length"), episode(0.0, stop="env"), episode(1.0)], task="A-v0")
+    found = update_metrics(batch_of(group), Learned(), group_size=4)
+    assert (found["truncated_share"], found["token_limit_share"]) == (0.5, 0.25)
 
 
 def test_what_broke():
@@ -74,7 +81,7 @@ def test_what_broke():
     found = update_metrics(batch_of(FIRST, broken=broken, episodes=6), Learned(), group_size=2)
     assert found["broken_share"] == 3 / 6
     found = update_metrics(batch_of(FIRST, broken=broken[1:2], episodes=6), Learned(), group_size=2)
-    assert "broken_share" not in found
+    assert found["broken_share"] == 0.0
 
 
 def test_a_batch_of_nothing():

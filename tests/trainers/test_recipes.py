@@ -71,6 +71,35 @@ def test_the_minimal_loop_refuses_what_cannot_work(tiny_folder):
         rl_loop.main(rl_loop.Config(model=str(tiny_folder), env="llm_envs:Nothing-v0"))
 
 
+@pytest.mark.parametrize("place", ["a_file", "a_file/x", "/proc/x/y"])
+def test_a_folder_that_cannot_be_made_is_said_first(recipe, tiny_folder, tmp_path, place):
+    (tmp_path / "a_file").write_text("precious")
+    options = ("--model", str(tiny_folder), "--env", "llm_envs:Arithmetic-v0", "--groups-per-batch", "2", *SMALL)
+    assert f"run_dir {place} cannot be made: " in assert_one_line(recipe("rl_loop", "--run-dir", place, *options))
+    assert f"run_dir {place} cannot be " in assert_one_line(recipe("guess_number", "--run-dir", place))
+    assert (tmp_path / "a_file").read_text() == "precious"
+
+
+def test_the_minimal_loop_says_what_it_cannot_play(tiny_folder, tmp_path):
+    def loop(**changes: Any) -> None:
+        options = {"groups_per_batch": 2, "group_size": 2, "max_tokens": 3, "lora_rank": 2, "updates": 1} | changes
+        rl_loop.main(rl_loop.Config(model=str(tiny_folder), run_dir=tmp_path / "out", **options))
+
+    with pytest.raises(ConfigError, match="lora_rank must be at least 1, not 0"):
+        loop(env="llm_envs:Arithmetic-v0", lora_rank=0)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="GuessNumber-v0' has more than one turn: this loop plays one; use rl_basic"):
+        loop(env="llm_envs:GuessNumber-v0")
+
+
+def test_every_option_of_the_minimal_loop_is_explained(recipe):
+    """What stands between an option and its default is its explanation."""
+    told = " ".join(recipe("rl_loop", "--help").stdout.replace("\u2502", " ").split())
+    options = [part.partition("(default:")[0].split() for part in told.split(" --")[1:]]
+    assert len(options) == 13 + 1  # and --help
+    assert [words for words in options if len(words) < 4] == []
+
+
 def test_the_minimal_loop_is_one_page():
     assert len((ROOT / "trainers" / "recipes" / "rl_loop.py").read_text().splitlines()) <= 200
 
@@ -113,6 +142,10 @@ def test_the_demo_checks_its_settings_before_it_reads(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match="updates must be at least 1, not 0"):
         guess_number.main(guess_number.Config(run_dir=out, read_steps=1, read_batch=2, updates=0))
+    with pytest.raises(ConfigError, match="device 'cuda:99': "):
+        guess_number.main(guess_number.Config(run_dir=out, read_steps=1, read_batch=2, device="cuda:99"))
+    with pytest.raises(ConfigError, match="device 'abacus': "):
+        guess_number.main(guess_number.Config(run_dir=out, read_steps=1, read_batch=2, device="abacus"))
     assert not out.exists()
 
 
@@ -167,8 +200,7 @@ print("loaded:", sorted({{"torch", "transformers", "llm_envs"}} & set(sys.module
     assert done.returncode == 0, done.stderr
     assert "--run-dir" in done.stdout
     assert "--updates" in done.stdout
-    if name != "rl_loop":  # which is to be read from top to bottom, so its imports stand at the top
-        assert done.stdout.splitlines()[-1] == "loaded: []"
+    assert done.stdout.splitlines()[-1] == "loaded: []"
     assert list(tmp_path.iterdir()) == []
 
 

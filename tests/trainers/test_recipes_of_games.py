@@ -79,6 +79,17 @@ def test_first_it_reads_and_then_it_trains(preset, tmp_path, monkeypatch):
     assert len(done) == 2 - (preset == "gpu")  # it was refused before anything was read
 
 
+def test_folders_that_are_none(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match=r"thesis\.txt cannot be used: Not a directory"):
+        choose_run_dir("chess", GameOptions(run_dir=tmp_path / "thesis.txt"))
+    settings = shared_settings(GameOptions(), tmp_path / "thesis.txt" / "x", env=ENV, updates=UPDATES)
+    done: list[str] = []
+    with pytest.raises(ConfigError, match=r"thesis\.txt/x cannot be made: Not a directory"):
+        read_and_train(GameOptions(), settings, lambda: done.append("read"), references=())
+    assert done == []
+
+
 def test_a_game_before_and_one_after(scripted, renderer, tokenizer, settings, capsys):
     """The base model says 50 and then 70, the trained one says 68 at once."""
     said = {True: ["50", "70"] * 5, False: ["68"]}

@@ -16,6 +16,7 @@ from tests.trainers.made_up_runs import (
     HOSTILE,
     config,
     episode,
+    evaluated,
     evaluation,
     game,
     hostile_group,
@@ -27,6 +28,7 @@ from tests.trainers.made_up_runs import (
 )
 from trainers.config import ConfigError
 from trainers.report import write_report
+from trainers.report.evaluations import is_evaluation, read_evaluation
 from trainers.report.groups import pack_groups, thinned
 from trainers.report.reading import is_number, read_run
 
@@ -107,6 +109,25 @@ def test_what_is_read_of_a_run(tmp_path):
     assert facts["started"] == "2025-10-09 08:53 UTC"  # 1 760 000 000 seconds after 1970
 
 
+def test_a_verdict_that_is_left_out_is_none_at_all(tmp_path):
+    """0 %, 50 % and 0 % correct are no 50 %; of an environment of another name nothing follows."""
+    rows: list[Any] = [
+        {"kind": "evaluation", "update": 0, "verdict_wrong": 1.0, "A/verdict_illegal": 1.0},
+        {"kind": "evaluation", "update": 1, "verdict_wrong": 0.5, "verdict_correct": 0.5, "A/verdict_none": 1.0},
+        {"kind": "evaluation", "update": 2, "verdict_wrong": 1.0},
+        {"kind": "update", "update": 1, "verdict_unparsed": 1.0},
+        {"kind": "update", "update": 2, "broken_share": 0.25},
+    ]
+    run = read_run(write_run(tmp_path, config(), rows, []))
+    assert run["evaluations"] == {
+        "update": [0, 1, 2], "verdict_wrong": [1.0, 0.5, 1.0], "verdict_correct": [0.0, 0.5, 0.0],
+        "A/verdict_illegal": [1.0, 0.0, None], "A/verdict_none": [0.0, 1.0, None],
+    }  # fmt: skip
+    assert run["updates"] == {
+        "update": [1, 2], "verdict_unparsed": [1.0, None], "verdict_correct": [0.0, None], "broken_share": [0.0, 0.25],
+    }  # fmt: skip
+
+
 def test_names_of_several_environments(tmp_path):
     """As the trainer names them: `TaskOptions.tasks`."""
     folder = write_run(tmp_path, config(env=["a:X-v0", "a:Y-v0", "a:X-v0"]), [], [])
@@ -124,8 +145,8 @@ def test_a_group_is_packed(tmp_path):
         "update": 3,
         "group": 0,
         "env": "GSM8K-v0",
-        "args": {"split": "train"},
-        "seed": 51,
+        "args": 'split="train"',
+        "label": "seed 51",
         "returns": [1.0, -0.1, 0.0],
         "verdicts": ["correct", "unparsed", "wrong"],
         "cut": [0, 1, 0],
@@ -270,6 +291,112 @@ def test_the_page_is_self_contained(tmp_path):
     assert outside == {"http://www.w3.org/2000/svg"}  # a name, not an address
 
 
+@pytest.mark.parametrize(
+    ("settings", "title"),
+    [
+        ({"updates": float("nan")}, "SmolLM2-135M-Instruct on GSM8K-v0"),
+        ({"model": "x/\ud800 %%style%% %%data%%"}, "\ufffd %%style%% %%data%% on GSM8K-v0"),
+    ],
+)
+def test_strange_settings_leave_a_page_all_the_same(tmp_path, settings, title):
+    strange = episode(1, ["x"], 0.0, 0.0, env_args={"rate": float("nan"), "seed": 2**62 + 1}, seed=2**62 + 1)
+    page = Page(write_report(write_run(tmp_path, config(**settings), [update(1)], [strange])).read_text())
+    assert page.texts["title"] == title
+    assert page.texts["style"].startswith(":root {")
+    run = page.block("run")
+    assert run["updates_wanted"] in (None, 60)
+    assert run["groups"][0]["args"] == "rate=NaN seed=4611686018427387905"
+    assert run["groups"][0]["label"] == "seed 4611686018427387905"  # JavaScript would make it ...904
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_page_that_cannot_be_made_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.report._page", lambda run, blocks: "\ud800")
+    with pytest.raises(UnicodeEncodeError):
+        write_report(write_run(tmp_path, config(), [update(1)], []))
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_an_evaluation(tmp_path):
+    """Its summary as a table: a value, and an interval where there is one."""
+    run = read_evaluation(evaluated(tmp_path / "eval"))
+    assert is_evaluation(tmp_path / "eval")
+    assert run["title"] == "Evaluation of SmolLM2 on GSM8K-v0"
+    assert run["settings"] == [("env_args", '["{\\"split\\": \\"test\\"}"]'), ("samples", "4"), ("temperature", "0.7")]
+    assert [fact for fact in run["facts"] if fact[0] != "finished"] == [
+        ("evaluation", "eval"),
+        ("problems", "2, at most"),
+    ]
+    [table] = run["tables"]
+    assert table["name"] == 'GSM8K-v0 {"split": "test"}'
+    assert table["columns"] == ["greedy, 2 problems", "sampled, 7 answers to 2 problems"]
+    nothing = ("\u2013", "")
+    assert table["rows"] == [
+        ["accuracy", ("50.0\u2009%", "9.6\u2009% to 90.4\u2009%"), nothing],
+        ["mean return", ("\u22120.250", ""), ("0.500", "0.250 to 0.750")],
+        ["regret", ("1.250", "\u22120.100 to 2.000"), nothing],
+        ["format kept", ("100.0\u2009%", ""), ("100.0\u2009%", "")],
+        ["pass@1", ("", ""), ("50.0\u2009%", "25.0\u2009% to 75.0\u2009%")],
+        ["pass@4", ("", ""), nothing],
+    ]
+    assert table["notes"] == [
+        "Best known return: 1.000 (oracle), over all 9 tasks.",
+        "pass@k is not known where no problem has k answers that could be judged.",
+        "1 answer could not be judged and is left out.",
+    ]
+    assert run["figures"][0] == ("accuracy, greedy", "50.0\u2009%", "9.6\u2009% to 90.4\u2009%")
+    assert run["notes"] == []
+    index, blocks, _ = packed(tmp_path / "eval")
+    assert [group["label"] for group in index] == [
+        "problem 0, greedy", "problem 0, sampled", "problem 1, greedy", "problem 1, sampled",
+    ]  # fmt: skip
+    assert [len(block["members"]) for block in blocks] == [1, 4, 1, 4]
+
+
+def test_an_evaluation_that_is_not_over(tmp_path):
+    folder = evaluated(tmp_path)
+    (folder / "summary.json").write_text('{"GSM8K-v0": ')
+    run = read_evaluation(folder)
+    assert (run["tables"], run["figures"]) == ([], [])
+    assert run["notes"] == ["This evaluation has no summary yet: it is written when the last answer is in."]
+    summaries: tuple[dict[str, Any], ...] = (
+        {"A-v0": {}},
+        {"A-v0": {"greedy": None, "pass_at": [1], "reference": 3}},
+        {"A-v0": 1},
+        {},
+    )
+    for summary in summaries:
+        (folder / "summary.json").write_text(json.dumps(summary))
+        assert write_report(folder).is_file()
+    assert not is_evaluation(write_run(tmp_path / "run", config(), [], []))
+
+
+def test_what_eval_writes_is_what_the_report_reads(tmp_path):
+    """The settings and the summary of the command itself, not of a folder made up here."""
+    from dataclasses import asdict
+
+    from trainers.evaluation import EvalConfig
+    from trainers.evaluation.summary import Reference, summarize
+
+    settings = EvalConfig(model="m", env=("a:X-v0",), out=tmp_path, samples=2)
+    records: list[dict[str, Any]] = [
+        {"task": "X-v0", "kind": kind, "problem": 0, "env": "a:X-v0", "env_args": {}, "return": 1.0,
+         "verdicts": ["correct"], "stop_reasons": ["stop"], "reward_parts": [{}]}
+        for kind in ("greedy", "sampled", "sampled")
+    ]  # fmt: skip
+    found = summarize(records, {"X-v0": Reference(best=1.0, solver="oracle")})
+    (tmp_path / "config.json").write_text(json.dumps(settings.identity()))
+    (tmp_path / "summary.json").write_text(json.dumps({name: asdict(summary) for name, summary in found.items()}))
+    assert is_evaluation(tmp_path)
+    run = read_evaluation(tmp_path)
+    assert run["settings"] == [("samples", "2")]
+    [table] = run["tables"]
+    assert [row[0] for row in table["rows"]] == [
+        "accuracy", "mean return", "regret", "format kept", "cut off", "pass@1", "pass@2",
+    ]  # fmt: skip
+    assert table["rows"][0][1][0] == "100.0\u2009%"
+
+
 def test_where_it_is_written(tmp_path):
     folder = mixed_run(tmp_path / "run")
     assert write_report(folder) == folder / "report.html"
@@ -278,6 +405,8 @@ def test_where_it_is_written(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"run", "other.html"}
     with pytest.raises(ConfigError, match="holds no run: there is no"):
         write_report(tmp_path)
+    with pytest.raises(ConfigError, match="is a folder: name a file"):
+        write_report(folder, tmp_path)
     with pytest.raises(ConfigError, match="cannot be written: "):
         write_report(folder, tmp_path / "missing" / "report.html")
 

@@ -11,6 +11,7 @@ from tests.trainers.made_up_runs import (
     HOSTILE,
     config,
     episode,
+    evaluated,
     evaluation,
     game,
     hostile_group,
@@ -280,6 +281,48 @@ def test_a_very_long_answer_does_not_hold_up_the_page(browser, tmp_path):
     ]
     browser.run("document.querySelectorAll('.rest').forEach(button => button.click())")
     assert browser.run(f"{SAID}.map(text => text.length)") == [sum(map(len, words)), 100_000]
+
+
+def test_what_has_no_width_is_seen(browser, tmp_path):
+    """Words that need a joiner, and pictures made of several, stay whole."""
+    hidden = ["\u200b", "\u061c", "\U000e0041", "\u00ad", "\u2060", "a\u200db", "\u202e", "\ufe0f", "\U000e0100"]
+    kept = ["\u0645\u06cc\u200c\u0634\u0648\u062f", "\u2764\ufe0f\u200d\U0001f525", "1\ufe0f\u20e3"]
+    texts = [*hidden, *kept]
+    browser.show(small_run(tmp_path, [episode(1, [text], 0.0, 0.0) for text in texts]))
+    assert browser.run(SAID) == [
+        "\u2039U+200B\u203a", "\u2039U+061C\u203a", "\u2039U+E0041\u203a", "\u2039U+00AD\u203a",
+        "\u2039U+2060\u203a", "a\u2039U+200D\u203ab", "\u2039U+202E\u203a", "\u2039U+FE0F\u203a",
+        "\u2039U+E0100\u203a", *kept,
+    ]  # fmt: skip
+
+
+def test_what_is_left_out_counts_in_the_figures(browser, tmp_path):
+    """Evaluations of 0 %, 50 % and 0 % correct."""
+    metrics = [
+        evaluation(i, verdict_wrong=1 - share) | {"verdict_correct": share} for i, share in enumerate([0.0, 0.5, 0.0])
+    ]
+    for row in metrics[::2]:
+        del row["verdict_correct"]
+    browser.show(small_run(tmp_path, [], [*metrics, update(1)]))
+    shown = "[...document.querySelectorAll('.figure')].map(e => e.innerText.split('\\n').slice(0, 2).join(': '))"
+    assert "greedy, correct: 0\u2009% \u2192 0\u2009%" in browser.run(shown)
+
+
+def test_an_evaluation_is_a_table(browser, tmp_path):
+    browser.show(write_report(evaluated(tmp_path)))
+    said = browser.run("document.body.innerText")
+    assert "No update" not in said
+    assert "4611686018427" not in said
+    rows = browser.run("[...document.querySelectorAll('tr')].map(row => [...row.cells].map(cell => cell.innerText))")
+    assert rows[0] == ["", "greedy, 2 problems", "sampled, 7 answers to 2 problems"]
+    assert [" ".join(cell.split()) for cell in rows[1]] == ["accuracy", "50.0 % 9.6 % to 90.4 %", "\u2013"]
+    assert [row[0] for row in rows[2:]] == ["mean return", "regret", "format kept", "pass@1", "pass@4"]
+    chosen = "document.querySelector('#number').selectedOptions[0].textContent"
+    assert browser.run(chosen) == "GSM8K-v0 \u00b7 problem 0, greedy"
+    browser.press("ArrowRight")
+    browser.wait_for("location.hash === '#update=0&group=1'")
+    assert browser.run(chosen) == "GSM8K-v0 \u00b7 problem 0, sampled"
+    assert browser.run(SAID) == [f"sampled {i}" for i in range(4)]
 
 
 def test_games_of_several_players(browser, tmp_path):

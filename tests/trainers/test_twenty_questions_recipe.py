@@ -34,7 +34,7 @@ def test_from_nothing_to_a_curve(run_python, tmp_path):
     assert done.stderr == ""
     out = tmp_path / "out"
     assert {"base", "adapter", "checkpoints", "config.json", "metrics.jsonl", "episodes.jsonl", "summary.json",
-            "curve.png", "report.html"} == {path.name for path in out.iterdir()}  # fmt: skip
+            "curve.png", "report.html"} == {path.name for path in out.glob("[!.]*")}  # fmt: skip
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["kind"] != "start"]
     assert [(row["kind"], row["update"]) for row in rows] == [("evaluation", 0), ("update", 1), ("evaluation", 1)]

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from trainers.logs.shares import filled
+
 History = Sequence[Mapping[str, float]]
 
 WINDOW = 5
@@ -14,7 +16,7 @@ WINDOW = 5
 NO_SPREAD = 0.8
 """Share of groups whose returns are all equal. Above it an update learns from less than a fifth of what was sampled."""
 TRUNCATED = 0.3
-"""Share of episodes that were cut off. Above it the reward measures length as much as anything else."""
+"""Share of episodes that ran out of tokens. Above it the reward measures length as much as anything else."""
 UNPARSED = 0.5
 """Share of answers that could not be read. Above it most of the reward is about the format."""
 UNJUDGED = 0.05
@@ -137,7 +139,7 @@ def _no_spread(history: History) -> Finding | None:
 
 
 def _truncated(history: History) -> Finding | None:
-    share = _recent(history, "truncated_share")
+    share = _recent(history, "token_limit_share")  # those that the environment cuts off need no more tokens
     if share is None or share < TRUNCATED:
         return None
     return Finding("truncated", share, f"{share:.0%} of the episodes were cut off before their end: raise max_tokens")
@@ -291,7 +293,7 @@ def _finite(history: History, name: str) -> list[float]:
 
 def _recent(history: History, name: str) -> float | None:
     """The mean of a figure over the last updates that have it; None where none has."""
-    values = _finite(history[-WINDOW:], name)
+    values = _finite(filled(history[-WINDOW:]), name)
     return statistics.fmean(values) if values else None
 
 

@@ -13,6 +13,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from trainers.logs.shares import filled
+
 Rows = Sequence[Mapping[str, float]]
 Draw = Callable[[int, int], Text]
 """The chart, in so many columns and lines."""
@@ -100,6 +102,7 @@ def update_line(
     number: int, updates: int, metrics: Mapping[str, float], references: Mapping[str, float], seconds_left: float | None
 ) -> str:
     """An update in one line: only what there is."""
+    [metrics] = filled([metrics])
     shown = {name: f for name, f in figures(metrics).items() if name not in _NOT_IN_LINE}
     parts = [f"{figure.label} {figure.value(metrics[name])}" for name, figure in shown.items()]
     if "return_mean" not in metrics:
@@ -136,9 +139,10 @@ def figure_lines(rows: Rows, width: int, height: int) -> list[Text]:
 
 
 def _cells(rows: Rows) -> Iterator[Text]:
+    rows = filled(rows[-1 - COMPARED :])
     metrics = rows[-1]
     for name, figure in figures(metrics).items():
-        before = [row[name] for row in rows[-1 - COMPARED : -1] if math.isfinite(row.get(name, math.nan))]
+        before = [row[name] for row in rows[:-1] if math.isfinite(row.get(name, math.nan))]
         change, style = "", ""
         if before and math.isfinite(metrics[name]):
             difference = metrics[name] - statistics.fmean(before)

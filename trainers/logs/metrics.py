@@ -31,10 +31,9 @@ def update_metrics(batch: Batch, learned: Learned, *, group_size: int) -> dict[s
         "entropy": -sum(sum(t.logprobs) for t in everything) / max(1, sampled),
         "action_tokens": float(sampled),
         "groups": float(len(batch.groups)),
+        "broken_share": _broken_episodes(batch, group_size) / max(1, batch.episodes),
         **learned.metrics,
     }
-    if broken := _broken_episodes(batch, group_size):
-        found["broken_share"] = broken / batch.episodes
     if batch.credit.masked:
         found["masked_share"] = batch.credit.masked / max(1, len(everything))
     if batch.clock.sampling_seconds > 0:

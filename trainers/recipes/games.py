@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trainers.config import ConfigError, Interrupted, TrainConfig
+from trainers.recipes.cli import make_run_dir
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -103,10 +104,15 @@ def choose_run_dir(recipe: str, config: GameOptions) -> Path:
     """The folder of this run: the one that was named, or a new one under runs/.
 
     Raises:
-        ConfigError: when the folder is in use and is not to be gone on with, or there is none to go on with.
+        ConfigError: when the folder is in use and is not to be gone on with, when it cannot be looked into, or when
+            there is none to go on with.
     """
     if config.run_dir is not None:
-        if config.run_dir.exists() and any(config.run_dir.iterdir()) and not config.resume:
+        try:
+            is_used = config.run_dir.exists() and any(config.run_dir.iterdir())
+        except OSError as error:
+            raise ConfigError(f"run_dir {config.run_dir} cannot be used: {error.strerror}") from error
+        if is_used and not config.resume:
             raise ConfigError(f"{config.run_dir} is not empty: add --resume to go on with it, or name another")
         return config.run_dir
     if config.resume:
@@ -129,7 +135,8 @@ def read_and_train(
         references: the game's own players that the curve is compared with.
 
     Raises:
-        ConfigError: before anything is read, when a setting cannot work.
+        ConfigError: before anything is read, when a setting cannot work, the folder cannot be made or there is no such
+            device.
         Interrupted: on Ctrl-C.
     """
     from trainers.logs.run_log import RunLog
@@ -138,6 +145,11 @@ def read_and_train(
     started = time.perf_counter()
     settings.validate()
     if config.preset == "cpu":
+        # Training would say so itself, but only after minutes of reading.
+        from trainers.run import usable_device
+
+        usable_device(settings.device, "device")
+        make_run_dir(settings.run_dir)
         read()
     reading_seconds = time.perf_counter() - started
     run = train(settings, log=RunLog(settings, references=references, chart=True))

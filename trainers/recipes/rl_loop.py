@@ -8,22 +8,14 @@ environments of more than one turn, is `rl_basic`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium as gym
-import torch
-
-from trainers.batching import Row, microbatches
-from trainers.config import TrainConfig
-from trainers.optimizer import MasterAdam
-from trainers.policy import Policy
-from trainers.preflight import preflight
-from trainers.recipes.cli import run_recipe
-from trainers.rollouts import messages_of
-from trainers.sampling import TorchSampler
+from trainers.config import ConfigError, TrainConfig
+from trainers.recipes.cli import make_run_dir, run_recipe
 from trainers.trajectories import Trajectory, Turn
 
 
@@ -40,31 +32,41 @@ class Config:
     run_dir: Path = Path("runs/rl_loop")
     """Where the adapter goes in the end."""
     updates: int = 58
+    """Batches, each with one step of the optimizer."""
     groups_per_batch: int = 128
+    """Questions in a batch."""
     group_size: int = 16
+    """Answers to each question, which are compared with one another."""
     max_tokens: int = 256
+    """Most tokens of an answer."""
     learning_rate: float = 4e-5
+    """Of Adam."""
     lora_rank: int = 32
+    """Of the adapter: a larger one can learn more, and needs more memory."""
     max_rows: int = 512
     """Answers that are sampled at once: less needs less memory."""
     tokens_per_microbatch: int = 16_384
     """Tokens in one backward pass: less needs less memory."""
     seed: int = 0
+    """Of the adapter's weights and of sampling."""
 
 
 def main(config: Config) -> None:
     """Run the loop."""
+    # Imported here because they take seconds, and --help should not.
+    import gymnasium as gym
+    import torch
+
+    from trainers.batching import Row, microbatches
+    from trainers.optimizer import MasterAdam
+    from trainers.policy import Policy
+    from trainers.preflight import preflight
+    from trainers.rollouts import messages_of
+    from trainers.sampling import TorchSampler
+
     # Refuse what cannot work before anything is loaded.
-    checked = preflight(
-        TrainConfig(
-            model=config.model,
-            env=(config.env,),
-            env_args=(config.env_args,),
-            groups_per_batch=config.groups_per_batch,
-            group_size=config.group_size,
-            max_tokens=config.max_tokens,
-        )
-    )
+    checked = preflight(TrainConfig(**dataclasses.asdict(config)))
+    make_run_dir(config.run_dir)
 
     # A frozen base model with a LoRA adapter, and a sampler that shares its weights.
     policy = Policy.load(config.model, lora_rank=config.lora_rank, seed=config.seed)
@@ -88,7 +90,8 @@ def main(config: Config) -> None:
             problem = update * config.groups_per_batch + group
             members = envs[group * config.group_size : (group + 1) * config.group_size]
             starts = [env.reset(seed=problem) for env in members]
-            assert all(observation == starts[0][0] for observation, _ in starts)
+            if any(observation != starts[0][0] for observation, _ in starts):
+                raise ConfigError(f"env {config.env!r} does not begin alike when it is reset with the same seed")
             prompts.append(renderer.prompt(messages_of(*starts[0])))
 
         # Sample: group_size answers to each question, as tokens with their logprobs.
@@ -101,7 +104,8 @@ def main(config: Config) -> None:
         for row, env in enumerate(envs):
             action = renderer.action(completions[row].tokens)
             _, reward, terminated, _, info = env.step(action)
-            assert terminated, "this loop is for single-turn environments; rl_basic plays longer ones"
+            if not terminated:
+                raise ConfigError(f"env {config.env!r} has more than one turn: this loop plays one; use rl_basic")
             verdict = str(info.get("verdict", ""))
             rewards.append(float("nan") if verdict == "unscorable" else float(reward))
             trajectory = Trajectory(seed=update)

@@ -75,9 +75,11 @@ def main(config: Config) -> None:
     """Read, train, and show what was learned."""
     run_dir = choose_run_dir("twenty_questions", config)
     settings = _settings(config, run_dir)
+    [task] = settings.tasks()
+    if config.preset == "cpu" and task.args.get("answerer", "knowledge") != "knowledge":
+        raise ConfigError("the preset cpu asks half a million questions first: it needs the answerer 'knowledge'")
     read = partial(_read, config, run_dir, settings)
     run, seconds = read_and_train(config, settings, read, references=("random", REFERENCE))
-    [task] = settings.tasks()
     env: Any = gym.make(ENV, **task.args).unwrapped
     show_games(
         run,
@@ -223,8 +225,6 @@ def _read(config: Config, run_dir: Path, settings: TrainConfig) -> None:
     from trainers.tiny_model import build_tiny_model
 
     [task] = settings.tasks()
-    if task.args.get("answerer", "knowledge") != "knowledge":
-        raise ConfigError("the preset cpu asks half a million questions first: it needs the answerer 'knowledge'")
     if (run_dir / "base" / "config.json").exists():
         return
     env: Any = gym.make(ENV, **task.args).unwrapped

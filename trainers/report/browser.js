@@ -52,6 +52,21 @@ function chooser() {
   const updates = [...new Set(groups.map((group) => group.update))];
   const button = (label, title, act) =>
     h("button", { type: "button", title, "aria-label": title, onclick: act }, label);
+  const number = (title) =>
+    h("select", {
+      id: "number",
+      "aria-label": "group",
+      title,
+      onchange: (event) => chooseGroup(Number(event.target.value)),
+    });
+  if (isEvaluation())
+    return h(
+      "div",
+      { class: "chooser" },
+      button("\u2190", "the answers before (\u2190)", () => step(-1)),
+      number("problem (arrows)"),
+      button("\u2192", "the next answers (\u2192)", () => step(1)),
+    );
   return h(
     "div",
     { class: "chooser" },
@@ -67,12 +82,7 @@ function chooser() {
       ),
     ),
     button("\u2192", "the next update (\u2192)", () => step(1)),
-    h("select", {
-      id: "number",
-      "aria-label": "group",
-      title: "group (Shift and arrows)",
-      onchange: (event) => chooseGroup(Number(event.target.value)),
-    }),
+    number("group (Shift and arrows)"),
   );
 }
 
@@ -87,6 +97,10 @@ function onKey(event) {
 
 function step(by) {
   const { groups } = state.run;
+  if (isEvaluation()) {
+    chooseGroup(state.current + by);
+    return;
+  }
   const here = groups[state.current];
   const updates = [...new Set(groups.map((group) => group.update))];
   const update = updates[updates.indexOf(here.update) + by];
@@ -103,7 +117,7 @@ async function chooseGroup(at) {
   if (asked !== wanted) return;
   state.current = at;
   const here = groups[at];
-  $("update").value = here.update;
+  if (!isEvaluation()) $("update").value = here.update;
   $("number").replaceChildren(
     ...groups.flatMap((group, i) =>
       group.update === here.update ? [h("option", { value: i }, groupName(group))] : [],
@@ -119,7 +133,7 @@ async function chooseGroup(at) {
 
 const groupName = (group) =>
   visible(
-    [`group ${group.group}`, group.env, group.seed === null ? "" : `seed ${group.seed}`]
+    (isEvaluation() ? [group.env, group.label] : [`group ${group.group}`, group.env, group.label])
       .filter(Boolean)
       .join(" \u00b7 "),
   );
@@ -165,9 +179,6 @@ function groupHead(order) {
   const mean = known.reduce((a, b) => a + b, 0) / (known.length || 1);
   const spread = Math.sqrt(known.reduce((a, b) => a + (b - mean) ** 2, 0) / (known.length || 1));
   const same = known.length > 1 && spread < 1e-12;
-  const args = Object.entries(index.args)
-    .map(([name, value]) => `${name}=${JSON.stringify(value)}`)
-    .join(" ");
   const by = h(
     "select",
     {
@@ -190,14 +201,17 @@ function groupHead(order) {
     h(
       "div",
       { class: "numbers" },
-      args ? h("span", { class: "args", title: "arguments of the environment" }, visible(args)) : null,
+      index.args
+        ? h("span", { class: "args", title: "arguments of the environment" }, visible(index.args))
+        : null,
       h("span", {}, "members ", h("b", {}, String(index.returns.length))),
       h("span", {}, "mean return ", h("b", {}, fixed(mean))),
       h("span", {}, "deviation ", h("b", {}, fixed(spread))),
-      same ? h("span", { class: "warn" }, "no spread: nothing to learn from") : null,
+      same && !isEvaluation() ? h("span", { class: "warn" }, "no spread: nothing to learn from") : null,
       strip(order),
     ),
-    h("div", { class: "colours" }, h("label", {}, "tokens by ", by), legend()),
+    // Of an evaluation no tokens are kept.
+    isEvaluation() ? null : h("div", { class: "colours" }, h("label", {}, "tokens by ", by), legend()),
   );
 }
 

@@ -40,7 +40,7 @@ const SMALL = [
   ["grad_norm", "Gradient norm", "before clipping", { zero: true, robust: true }],
   ["action_tokens_mean", "Tokens per answer", "sampled tokens an episode", { zero: true, evaluated: true }],
   ["turns_mean", "Turns per episode", "", { zero: true, evaluated: true }],
-  ["tokens_per_second", "Tokens per second", "sampled tokens over the time of the whole update", { zero: true }],
+  ["tokens_per_second", "Tokens per second", "sampled tokens over the time of sampling alone", { zero: true }],
 ];
 const MORE = [
   ["loss", "Loss", "", { robust: true }],

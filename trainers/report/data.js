@@ -47,17 +47,24 @@ const fixed = (value) => (isNumber(value) ? (value < 0 ? MINUS : "") + trimTo(Ma
 const trimTo = (size) => (size >= 100 ? size.toFixed(0) : size.toFixed(2));
 const signed = (value) => (value > 0 ? "+" : "") + fixed(value);
 
-// Control characters and direction overrides would hide what was said, or change what is around it.
+// Control characters, direction overrides and what has no width would hide what was said, or change what is around it.
+// Joiners inside a word of a script that needs them, or between pictures, and a picture's variant stay what they are.
+const JOINS = String.raw`(?<=[\p{L}\p{M}\p{Extended_Pictographic}\p{Emoji_Modifier}])(?<!\p{Script=Latin})[\u200c\u200d](?=[\p{L}\p{M}\p{Extended_Pictographic}])`;
+const VARIES = String.raw`(?<=[\p{Extended_Pictographic}\d#*])\ufe0f`;
+const UNSEEN = String.raw`[\u0080-\u009f\u2028\u2029\ufff9-\ufffb\p{Default_Ignorable_Code_Point}]`;
+const HIDDEN = new RegExp(`${JOINS}|${VARIES}|(${UNSEEN})`, "gu");
+
 function visible(text) {
   return text
     .replace(/\r\n/g, "\u240d\n")
     .replace(/[\u0000-\u0008\u000b-\u001f]/g, (found) => String.fromCharCode(0x2400 + found.charCodeAt(0)))
     .replace(/\u007f/g, "\u2421")
-    .replace(/[\u0080-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ufeff]/g, escaped)
+    .replace(HIDDEN, (found, hidden) => (hidden ? escaped(hidden) : found))
     .replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, escaped);
 }
 
-const escaped = (found) => `\u2039U+${found.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}\u203a`;
+const escaped = (found) => `\u2039U+${found.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}\u203a`;
 
 // What the run and the choice of the reader are; every part of the page reads it.
 const state = { run: null, current: -1 };
+const isEvaluation = () => Boolean(state.run.tables);

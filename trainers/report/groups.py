@@ -9,6 +9,7 @@ with `returns` and `players` in games of several. A turn has of the following wh
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,25 @@ def _index(key: tuple[int, int], records: list[dict[str, Any]]) -> Index:
         "update": key[0],
         "group": key[1],
         "env": str(first.get("env", "")).rpartition(":")[2],
-        "args": args if isinstance(args, dict) else {},
-        "seed": first.get("seed") if is_number(first.get("seed")) else None,
+        # As text: JavaScript has no whole numbers above 2^53, and JSON no NaN.
+        "args": " ".join(f"{name}={_json(value)}" for name, value in args.items()) if isinstance(args, dict) else "",
+        "label": _label(first),
         "returns": [_return(record) for record in records],
         "verdicts": [_last_verdict(record) for record in records],
         "cut": [int(any(stop in ("length", "env") for stop in _list(record, "stop_reasons"))) for record in records],
     }
+
+
+def _label(record: Mapping[str, Any]) -> str:
+    """What a group is of: in an evaluation the problem and the kind of answers, else a seed."""
+    problem, seed = record.get("problem"), record.get("seed")
+    if is_number(problem):
+        return f"problem {problem}, {record.get('kind')}"
+    return f"seed {seed}" if is_number(seed) else ""
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _return(record: Mapping[str, Any]) -> float | None:

@@ -3,10 +3,8 @@
 function showHeader() {
   const { run } = state;
   const done = run.updates.update.length ? run.updates.update[run.updates.update.length - 1] : 0;
-  const facts = [
-    ["updates", isNumber(run.updates_wanted) ? `${done} of ${run.updates_wanted}` : String(done)],
-    ...run.facts,
-  ];
+  const updates = ["updates", isNumber(run.updates_wanted) ? `${done} of ${run.updates_wanted}` : String(done)];
+  const facts = isEvaluation() ? run.facts : [updates, ...run.facts];
   $("header").replaceChildren(
     h("h1", {}, visible(run.model), h("span", {}, " on "), visible(run.tasks.join(", ") || "an environment")),
     h(
@@ -17,7 +15,7 @@ function showHeader() {
     h(
       "div",
       { class: "figures" },
-      figures(run).map(([name, value, more]) =>
+      (isEvaluation() ? run.figures : figures(run)).map(([name, value, more]) =>
         h("div", { class: "figure" }, h("span", {}, name), h("b", {}, value), h("small", {}, more)),
       ),
     ),
@@ -70,7 +68,8 @@ async function main() {
     throw new Error("this browser is too old for the report: it needs DecompressionStream (of 2023)");
   state.run = await unpack("run");
   showHeader();
-  showCurves();
+  if (isEvaluation()) showTables();
+  else showCurves();
   await showBrowser();
   let width = innerWidth;
   addEventListener("resize", () => {

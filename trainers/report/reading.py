@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from trainers.config import TrainConfig
+from trainers.logs.shares import filled
 
 _SHOWN_ELSEWHERE = ("model", "env", "run_dir", "resume", "overwrite", "updates", "track")
 
@@ -33,7 +34,7 @@ def read_lines(path: Path, broken: list[int]) -> Iterator[dict[str, Any]]:
                 broken.append(number)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """A finite number; True and False are none."""
     return type(value) in (int, float) and -1e300 < value < 1e300  # type: ignore[operator]
 
@@ -46,7 +47,7 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     numbers or null; the column `update` rises), `notes` (sentences).
     """
     broken: list[int] = []
-    config = _read_config(run_dir / "config.json")
+    config = read_object(run_dir / "config.json")
     rows: dict[str, dict[int, dict[str, Any]]] = {"start": {}, "update": {}, "evaluation": {}}
     starts = []
     for row in read_lines(run_dir / "metrics.jsonl", broken):
@@ -54,25 +55,25 @@ def read_run(run_dir: Path) -> dict[str, Any]:
             starts.append(row)
         elif row.get("kind") in rows:
             rows[row["kind"]][int(row["update"])] = row  # made again after a resume: the later one holds
-    tasks = _tasks(config)
-    model = Path(str(config.get("model", "model"))).name or "model"
+    tasks, model = task_names(config), model_of(config)
     updates = _columns(rows["update"])
     notes = [] if not broken else [f"metrics.jsonl: {lines(broken)} could not be read"]
     return {
         "title": f"{model} on {', '.join(tasks) or 'an environment'}",
         "model": model,
         "facts": _facts(run_dir, starts, updates),
-        "settings": _settings(config),
+        "settings": settings_of(config, TrainConfig, shown_elsewhere=_SHOWN_ELSEWHERE),
         "references": _references(starts, tasks),
         "tasks": tasks,
-        "updates_wanted": config.get("updates"),
+        "updates_wanted": config["updates"] if is_number(config.get("updates")) else None,
         "updates": updates,
         "evaluations": _columns(rows["evaluation"]),
         "notes": notes,
     }
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is none."""
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -80,7 +81,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _tasks(config: Mapping[str, Any]) -> list[str]:
+def model_of(config: Mapping[str, Any]) -> str:
+    """The model's name, without the folder that it is in."""
+    return Path(str(config.get("model", "model"))).name or "model"
+
+
+def task_names(config: Mapping[str, Any]) -> list[str]:
     """The names that metrics call the environments by, as `TaskOptions.tasks` gives them."""
     env = config.get("env", [])
     ids = [str(name) for name in env] if isinstance(env, list) else [str(env)]
@@ -91,12 +97,14 @@ def _tasks(config: Mapping[str, Any]) -> list[str]:
     return named
 
 
-def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was set otherwise than by default, in the order of the stages; then what this version does not know."""
+def settings_of(
+    config: Mapping[str, Any], options: type[Any], *, shown_elsewhere: Sequence[str]
+) -> list[tuple[str, str]]:
+    """What was set otherwise than by default, in the order of `options`; then what this version does not know."""
     found = []
-    known = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    known = {field.name: field.default for field in dataclasses.fields(options)}
     for name in [*known, *(name for name in config if name not in known)]:
-        if name in _SHOWN_ELSEWHERE or name not in config:
+        if name in shown_elsewhere or name not in config:
             continue
         value, default = config[name], known.get(name)
         if isinstance(value, list) and isinstance(default, tuple):
@@ -120,11 +128,12 @@ def _references(starts: list[dict[str, Any]], tasks: list[str]) -> dict[str, dic
 def _columns(rows: Mapping[int, Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Rows by update as columns: rounded to six digits, null where a row has no number."""
     order = sorted(rows)
-    names = {name: None for number in order for name, value in rows[number].items() if is_number(value)}
+    whole = filled([rows[number] for number in order])
+    names = {name: None for row in whole for name, value in row.items() if is_number(value)}
     columns: dict[str, list[Any]] = {"update": order}
     for name in names:
         if name not in ("kind", "update", "time"):
-            values = [rows[number].get(name) for number in order]
+            values = [row.get(name) for row in whole]
             columns[name] = [float(f"{value:.6g}") if is_number(value) else None for value in values]
     return columns
 
@@ -156,10 +165,10 @@ def _when(run_dir: Path, starts: list[dict[str, Any]]) -> tuple[str, str]:
     """When the run began, where it says so, and when its metrics were last written."""
     began = starts[0].get("time") if starts else None
     path = run_dir / "metrics.jsonl"
-    return _date(began), _date(path.stat().st_mtime if path.is_file() else None)
+    return date(began), date(path.stat().st_mtime if path.is_file() else None)
 
 
-def _date(seconds: Any) -> str:
+def date(seconds: Any) -> str:
     """Seconds since 1970 as a date, in UTC so that a report reads the same everywhere."""
     if not is_number(seconds) or not 0 < seconds < 4e9:
         return ""
