@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from trainers.config import ConfigError, TrainConfig
+from trainers.config.sampling import shortened
 from trainers.environments import Breakage, BrokenEnvironmentError, EnvMix, GivenUpError, Problem, begin
 from trainers.games import observed
 from trainers.logs.trackers import check_trackers
@@ -49,7 +50,7 @@ def preflight(config: TrainConfig) -> Checked:
         of_model = context_of(model_config)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {config.model!r} cannot be read: {str(error).splitlines()[0]}") from error
-    context_length = min(of_model, config.parsed_sampler_args().get("max_model_len", of_model))
+    context_length = shortened(of_model, config.parsed_sampler_args())
     longest = 1
     for name, seed, length in _prompt_lengths(config, renderer):
         longest = max(longest, length)

@@ -158,3 +158,10 @@ def test_a_context_that_is_nowhere_said_is_one_line(config, monkeypatch):
         preflight(config)
     nested = LlavaConfig(text_config=LlamaConfig(max_position_embeddings=77))
     assert context_of(nested) == 77
+
+
+@pytest.mark.parametrize("asked", ['"8k"', "0", "-1", "1.5", "true", "null"])
+def test_a_context_that_is_no_number_of_tokens_is_one_line(config, asked):
+    wrong = dataclasses.replace(config, sampler="vllm", sampler_args=f'{{"max_model_len": {asked}}}')
+    with pytest.raises(ConfigError, match="max_model_len in sampler_args must be a whole number of tokens, not "):
+        preflight(wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -76,3 +77,15 @@ class SamplingOptions:
     def has_full_support(self) -> bool:
         """False where tokens that the policy could say are never sampled."""
         return self.top_p == 1.0 and self.top_k == 0
+
+
+def shortened(context_length: int, sampler_args: Mapping[str, Any]) -> int:
+    """Most tokens of an episode: as many as the model takes, or fewer where vLLM is asked for fewer.
+
+    Raises:
+        ConfigError: when what is asked for is no number of tokens.
+    """
+    asked = sampler_args.get("max_model_len", context_length)
+    if type(asked) is not int or asked < 1:
+        raise ConfigError(f"max_model_len in sampler_args must be a whole number of tokens, not {asked!r}")
+    return min(context_length, asked)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from trainers.chats import chat_groups
 from trainers.config import ConfigError
 from trainers.config.checks import json_object, one_line
+from trainers.config.sampling import shortened
 from trainers.environments import Breakage, EnvPool, described
 from trainers.evaluation.config import EvalConfig
 from trainers.policy import Policy, choose_dtype
@@ -60,7 +61,7 @@ def _model(config: EvalConfig) -> Iterator[tuple[Player, int]]:
     """A model that is loaded here, and sampled from here or by an engine of vLLM."""
     arguments = json_object("sampler_args", config.sampler_args)
     policy, renderer, of_model = _load(config)
-    context_length = min(of_model, arguments.get("max_model_len", of_model))
+    context_length = shortened(of_model, arguments)
     with contextlib.ExitStack() as stack:
         if config.adapter is None:
             stack.enter_context(policy.model.disable_adapter())

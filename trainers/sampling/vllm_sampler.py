@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from trainers.config import ConfigError
 from trainers.config.checks import one_line
+from trainers.config.sampling import shortened
 from trainers.trajectories import Completion
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ class VllmSampler:
             raise ValueError("stop_tokens is empty: no turn would end before max_tokens")
         self._stop_tokens = tuple(stop_tokens)
         arguments = dict(arguments or {})
-        whole = context_length or int(policy.config.max_position_embeddings)
-        self._context_length = min(whole, arguments.get("max_model_len", whole))
+        self._context_length = shortened(context_length or int(policy.config.max_position_embeddings), arguments)
         adapter_dir = arguments.pop("adapter_dir", None) if "base_url" in arguments else None
         self._engine: Engine
         if "base_url" in arguments:
