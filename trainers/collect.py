@@ -122,7 +122,7 @@ class Collector:
         try:
             num_seats = begin(
                 pool, 0, seeds[0], lambda game: len(game.possible_agents),
-                retries=self.config.env_retries, breakage=self.breakage,
+                retries=self.config.env_retries, breakage=Breakage(),  # no game was played: it ends no row of failures
             )  # fmt: skip
         except GivenUpError as error:
             for seed in seeds:
